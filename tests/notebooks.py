@@ -1,0 +1,123 @@
+"""What every tool of the shelf needs to know of a notebook: where it is, its cells, its parameters, its digest."""
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parent.parent
+SLUG = "PacktPublishing/Modern-Computer-Vision-with-PyTorch-2E"  # the repository on GitHub: stands here and nowhere else
+CHAPTERS = 18
+
+
+class NotebookError(ValueError):
+    """A notebook that cannot be used; the message names the file and says what is wrong."""
+
+
+def name_of(path: Path) -> str:
+    """`Chapter01/Name.ipynb` of a notebook's path, with forward slashes on every system."""
+    return Path(path).resolve().relative_to(ROOT).as_posix()
+
+
+def notebooks(root: Path = ROOT) -> list[Path]:
+    """Every notebook of the shelf below `root`, sorted by name (`ChapterNN/*.ipynb`)."""
+    return sorted(root.glob("Chapter[0-9][0-9]/*.ipynb"))
+
+
+def read(path: Path) -> NotebookNode:
+    """The notebook at `path`, validated.
+
+    Raises NotebookError, naming the file, where it is missing, not JSON, or not a valid notebook of format 4.
+    """
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except FileNotFoundError:
+        raise NotebookError(f"{path}: no such notebook") from None
+    except Exception as error:  # nbformat raises many kinds for a broken file
+        summary = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NotebookError(f"{path}: not a valid notebook: {summary}") from error
+    return notebook
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file in one step: a reader of `path` sees the old file or the new one, never a part."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Write the notebook in one step, as `write_text` does."""
+    write_text(nbformat.writes(notebook).rstrip("\n") + "\n", path)
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The notebook's code cells, in order."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
+    """The cells that carry `tag`."""
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def assignments(source: str) -> dict[str, Any]:
+    """Name -> value of the plain assignments of literals in a cell's source (`EPOCHS = 10`); others are left out."""
+    found = {}
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            target, value = statement.targets[0], statement.value
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            target, value = statement.target, statement.value
+        else:
+            continue
+        if isinstance(target, ast.Name):
+            try:
+                found[target.id] = ast.literal_eval(value)
+            except ValueError:
+                continue
+    return found
+
+
+def parameters(notebook: NotebookNode) -> dict[str, Any]:
+    """Name -> value of everything the cell tagged `parameters` sets; empty where there is no such cell."""
+    found: dict[str, Any] = {}
+    for cell in tagged(notebook, "parameters"):
+        found.update(assignments(cell.source))
+    return found
+
+
+def same_type(value: Any, original: Any) -> bool:
+    """Whether `value` may stand where `original` stands: same type, an int for a float, a list for a tuple.
+
+    A bool is never a number; items of a sequence are compared with the first item of the original.
+    """
+    if isinstance(original, (list, tuple)):
+        return isinstance(value, (list, tuple)) and len(value) > 0 and (
+            not original or all(same_type(item, original[0]) for item in value))
+    if isinstance(original, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is type(original)
+
+
+def code_digest(notebook: NotebookNode) -> str:
+    """Twelve hex digits that change when the code of any cell changes (prose, outputs and metadata do not count)."""
+    digest = hashlib.sha256()
+    for cell in code_cells(notebook):
+        digest.update(cell.source.strip().encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:12]

@@ -1,0 +1,317 @@
+"""The rules of tests/plugin.py, each shown on small notebooks: a shelf made for the test, run by a pytest of its own.
+
+That pytest is a subprocess: `pytester` would move the home folder, and with it the cache of the miniature world.
+"""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat.v4
+import psutil
+import pytest
+
+from tests import plugin, quick
+from tests.notebooks import ROOT, write
+from tests.offline import SITE
+
+
+class Shelf:
+    """A shelf of one chapter in a folder of its own, with the repository's settings and runner."""
+
+    def __init__(self, root: Path):
+        self.root = root / "shelf"
+        self.temporary = root / "tmp"  # where its runs have their scratch folders
+        self.chapter = self.root / "Chapter01"
+        for folder in (self.temporary, self.chapter, self.root / "tests"):
+            folder.mkdir(parents=True)
+        for name in ("conftest.py", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.root)
+
+    def add(self, name: str, *sources: str, parameters: int | None = None) -> None:
+        """Write a notebook of code cells; the one at index `parameters` gets the tag."""
+        cells = [nbformat.v4.new_code_cell(source) for source in sources]
+        if parameters is not None:
+            cells[parameters].metadata["tags"] = ["parameters"]
+        write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title"), *cells]), self.chapter / name)
+
+    def add_with_output(self, name: str, source: str, printed: str) -> None:
+        """Write a notebook of one code cell that once printed `printed`."""
+        output = nbformat.v4.new_output("stream", name="stdout", text=printed)
+        cell = nbformat.v4.new_code_cell(source, execution_count=1, outputs=[output])
+        write(nbformat.v4.new_notebook(cells=[cell]), self.chapter / name)
+
+    def files(self) -> set[str]:
+        """All files but Python's and pytest's own caches."""
+        return {path.relative_to(self.root).as_posix() for path in self.root.rglob("*")
+                if not {"__pycache__", ".pytest_cache"} & set(path.parts)}
+
+    def left(self) -> list[str]:
+        """What runs left in the folder for temporary files, but for the `tmp_path` folders that pytest keeps."""
+        return [name for name in os.listdir(self.temporary) if not name.startswith("pytest-of-")]
+
+    def start(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen:
+        """Start pytest in this shelf, as a user would who is not inside another run."""
+        env = {name: value for name, value in os.environ.items()
+               if not name.startswith(("MCVP_OFFLINE", "PYTEST_")) and name not in ("CI", "BUILD_NUMBER")}
+        paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(SITE)]
+        env |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *paths]), "COLUMNS": "200", "OMP_NUM_THREADS": "7",
+                "MPLBACKEND": "Agg"}
+        env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(self.temporary))
+        return subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-rA", *arguments], cwd=cwd or self.root, env=env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=os.name == "posix")
+
+    def run(self, *arguments: str, cwd: Path | None = None) -> SimpleNamespace:
+        """Run pytest; the exit code, the output, and test -> (outcome, message) of what passed or failed."""
+        process = self.start(*arguments, cwd=cwd)
+        output, _ = process.communicate(timeout=300)
+        lines = re.findall(r"^(PASSED|FAILED|ERROR) (\S+::\S+(?: \d+)?)(?: - (.*))?$", output, re.MULTILINE)
+        return SimpleNamespace(code=process.returncode, output=output,
+                               tests={test: (outcome, message) for outcome, test, message in lines})
+
+
+FINE = """import os, sys, tempfile
+from pathlib import Path
+assert sorted(os.listdir()) == ["picture.txt"], os.listdir()
+assert (os.environ["OMP_NUM_THREADS"], os.environ["MCVP_NOTEBOOK"]) == ("1", "Chapter01/Fine.ipynb")
+assert "inline" in os.environ["MPLBACKEND"] and "PYTEST_CURRENT_TEST" not in os.environ
+assert "get_ipython" in dir() and sys.executable == {python!r}
+Path("written.txt").write_text("in the scratch copy")
+tempfile.mkdtemp()"""
+
+ASK = """import socket
+def ask():
+    try:
+        socket.getaddrinfo("swallowed.example", 80)
+    except OSError:
+        pass
+"""
+
+PARAMETERS = "STEPS: int = 100  # of training\nRATES = (1.0, 2.0)\nNAME = 'kept'\nHALF = STEPS // 2"
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """One quick run, by two workers, of a shelf in which most notebooks break one rule."""
+    shelf = Shelf(tmp_path_factory.mktemp("rules"))
+    (shelf.chapter / "picture.txt").write_text("beside the notebooks")
+    shelf.add("Fine.ipynb", FINE.format(python=sys.executable), "assert Path('written.txt').exists()")
+    shelf.add("Raises.ipynb", "x = 1", "x / 0", "print('not reached')")
+    shelf.add("Dies.ipynb", "import os; os._exit(1)", "1")
+    shelf.add_with_output("Same.ipynb", "# NBVAL_CHECK_OUTPUT\nprint(6 * 7)", "42\n")
+    shelf.add_with_output("Differs.ipynb", "# NBVAL_CHECK_OUTPUT\nprint(6 * 7)", "41\n")
+    shelf.add_with_output("Unmarked.ipynb", "print(6 * 7)", "41\n")
+    shelf.add("Refused.ipynb", "import socket; socket.getaddrinfo('refused.example', 80)")
+    shelf.add("Swallowed.ipynb", ASK, "ask()")
+    shelf.add("Prose.ipynb")
+    shelf.add("Skipped.ipynb", "# NBVAL_SKIP\nprint(1)")
+    (shelf.chapter / "Torn.ipynb").write_text('{"cells": [')
+    (shelf.chapter / "Invalid.ipynb").write_text('{"cells": 1, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+    shelf.add("Quick.ipynb", "STEPS = 1  # the same name elsewhere", "assert STEPS == 1", PARAMETERS,
+              "assert (STEPS, RATES, NAME, HALF) == (4, (3.0,), 'kept', 2), (STEPS, RATES, NAME, HALF)\n"
+              "assert type(RATES[0]) is float\nSTEPS = 7", "assert STEPS == 7", parameters=2)
+    shelf.add("Idle.ipynb", "# NBVAL_SKIP\nSTEPS = 5", "1", parameters=0)
+    (shelf.root / "tests/quick.toml").write_text(
+        '["Chapter01/Quick.ipynb"]\nSTEPS = 4\nRATES = [3]\n["Chapter01/Idle.ipynb"]\nSTEPS = 2\n')
+    (shelf.root / "tests/test_ordinary.py").write_text(f"{ASK}\ndef test_quiet():\n    ask()\n")
+    before = shelf.files()
+    result = shelf.run("-n", "2")
+    result.written = shelf.files() - before
+    result.left = shelf.left()
+    return result
+
+
+def failures(outcome, notebook):
+    """Test -> message of the failures of a notebook."""
+    return {test.partition("::")[2]: message for test, (result, message) in outcome.tests.items()
+            if test.startswith(f"Chapter01/{notebook}.ipynb") and result != "PASSED"}
+
+
+@pytest.mark.parametrize("notebook", ["Fine", "Same", "Unmarked", "Quick"])
+def test_passes(outcome, notebook):
+    assert not failures(outcome, notebook), outcome.output
+    assert outcome.tests[f"Chapter01/{notebook}.ipynb::notebook"][0] == "PASSED"
+
+
+@pytest.mark.parametrize("notebook, test, message", [
+    ("Raises", "Cell 2", "Chapter01/Raises.ipynb, code cell 2: ZeroDivisionError: division by zero"),
+    ("Dies", "Cell 1", "Chapter01/Dies.ipynb, code cell 1: the kernel died"),
+    ("Differs", "Cell 1", "Chapter01/Differs.ipynb, code cell 1: Cell outputs differ"),
+    ("Swallowed", "notebook", "Chapter01/Swallowed.ipynb: asked for the network: the host swallowed.example"),
+    ("Prose", "notebook", "Chapter01/Prose.ipynb: ran no code cell"),
+    ("Skipped", "notebook", "Chapter01/Skipped.ipynb: ran no code cell"),
+    ("Torn", "notebook", "Torn.ipynb: not a valid notebook: "),
+    ("Invalid", "notebook", "Invalid.ipynb: not a valid notebook: "),
+    ("Idle", "notebook", "Chapter01/Idle.ipynb: STEPS of tests/quick.toml was not applied"),
+])
+def test_fails_once(outcome, notebook, test, message):
+    """One failure, in the place and by the words expected; whatever follows it in the notebook is not run."""
+    found = failures(outcome, notebook)
+    assert list(found) == [test], outcome.output
+    assert message in found[test]
+    reported = [name.partition("::")[2] for name in outcome.tests if name.startswith(f"Chapter01/{notebook}.ipynb")]
+    assert max(reported) == test  # "Cell 1" < "Cell 2" < "notebook"
+
+
+def test_a_failure_ends_with_notebook_cell_and_error(outcome):
+    block = outcome.output.partition("_ Chapter01/Raises.ipynb::Cell 2 _")[2].partition("\n___")[0]
+    assert "\nx / 0\n" in block and "Traceback" in block and "\x1b" not in block
+    assert block.splitlines()[-1] == "Chapter01/Raises.ipynb, code cell 2: ZeroDivisionError: division by zero"
+    assert outcome.output.count("ZeroDivisionError: division by zero\n") == 3  # traceback, last line, short summary
+
+
+def test_a_refused_request_fails_the_cell_and_is_reported(outcome):
+    found = failures(outcome, "Refused")
+    assert "refused.example" in found["Cell 1"]
+    assert found["notebook"] == "Chapter01/Refused.ipynb: asked for the network: the host refused.example"
+
+
+def test_network_outside_the_notebooks_is_reported(outcome):
+    assert outcome.tests["tests/test_ordinary.py::test_quiet"][0] == "PASSED"
+    section = outcome.output.partition("network attempts outside the notebooks")[2].splitlines()
+    assert section[1] == "the host swallowed.example"
+
+
+def test_table_of_times(outcome):
+    table = outcome.output.partition("notebooks, slowest first")[2].partition("\n=")[0]
+    rows = re.findall(r"^ *([\d.]+) s  (.*)$", table, re.MULTILINE)
+    times = [float(seconds) for seconds, _ in rows[:-1]]
+    assert times == sorted(times, reverse=True) and len(times) == min(plugin.SHOWN, 10)
+    assert rows[-1][1] == "10 notebooks in all", table
+
+
+def test_nothing_is_left(outcome):
+    assert outcome.code == pytest.ExitCode.TESTS_FAILED
+    assert outcome.written == set()
+    assert outcome.left == []
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """A shelf with one notebook, whose parameters cell is its second."""
+    shelf = Shelf(tmp_path)
+    shelf.add("One.ipynb", "import os", PARAMETERS, "print(STEPS)", "assert STEPS == 100, STEPS", parameters=1)
+    return shelf
+
+
+def test_network_outside_the_notebooks_fails_the_run(shelf):
+    (shelf.root / "tests/test_ordinary.py").write_text(f"{ASK}\ndef test_quiet():\n    ask()\n")
+    result = shelf.run("tests/test_ordinary.py")  # a single file: in the process that was started
+    assert result.tests["tests/test_ordinary.py::test_quiet"][0] == "PASSED"
+    assert result.code == pytest.ExitCode.TESTS_FAILED, result.output
+
+
+def test_time_limits(shelf):
+    shelf.add("Slow.ipynb", "import time\ntime.sleep(2.2)", "time.sleep(2.2)")
+    shelf.add("Stuck.ipynb", "import time\ntime.sleep(60)", "1")
+    result = shelf.run("-n", "2", "-o", "quick_seconds=4")
+    assert list(failures(result, "Slow")) == ["notebook"], result.output
+    assert re.search(r"Slow.ipynb: took \d+\.\d s, the quick profile allows 4 s", failures(result, "Slow")["notebook"])
+    assert failures(result, "Stuck") == {
+        "Cell 1": "Chapter01/Stuck.ipynb, code cell 1: Timeout of 4 seconds exceeded executing cell"}, result.output
+    assert re.search(r"s  Chapter01/Slow.ipynb  over half of the 4 s limit", result.output)
+
+
+def test_one_notebook_from_another_folder(shelf, tmp_path):
+    result = shelf.run(str(shelf.chapter / "One.ipynb"), cwd=tmp_path)
+    assert result.code == 0, result.output
+    assert [name.partition("::")[2] for name in result.tests] == ["Cell 1", "Cell 2", "Cell 3", "Cell 4", "notebook"]
+    assert "workers" not in result.output  # starting them would take longer than the notebook
+
+
+def test_one_cell_gets_what_stands_before_it(shelf):
+    result = shelf.run("Chapter01/One.ipynb::Cell 4")
+    assert result.tests == {"Chapter01/One.ipynb::Cell 4": ("PASSED", "")}, result.output
+
+
+def test_full_profile(shelf):
+    (shelf.root / "tests/quick.toml").write_text('["Chapter01/One.ipynb"]\nSTEPS = 4\n')
+    shelf.add("Environment.ipynb", "import os\nassert 'MCVP_OFFLINE' not in os.environ",
+              "assert os.environ['OMP_NUM_THREADS'] == '7'", "import time\ntime.sleep(1)")
+    result = shelf.run("--full", "-o", "quick_seconds=0.5")
+    assert result.code == 0, result.output
+    assert "workers" not in result.output
+    assert shelf.run("Chapter01/One.ipynb::notebook").code == 1  # while the quick profile replaces the 100
+
+
+def test_a_wrong_entry_stops_the_run_before_it_starts(shelf):
+    (shelf.root / "tests/quick.toml").write_text('["Chapter01/One.ipynb"]\nSTEP = 4\n')
+    result = shelf.run()
+    assert result.code == pytest.ExitCode.USAGE_ERROR
+    assert 'ERROR: tests/quick.toml: ["Chapter01/One.ipynb"] STEP: no such parameter; ' in result.output
+    assert not result.tests and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("text, message", [
+    ('["Chapter01/Won.ipynb"]', '["Chapter01/Won.ipynb"]: no such notebook; there are: Chapter01/One.ipynb'),
+    ('["Chapter01/One.ipynb"]\nsteps = 4', "steps: no such parameter; there are: STEPS, RATES, NAME"),
+    ('["Chapter01/One.ipynb"]\nHALF = 4', "HALF: no such parameter; there are: STEPS, RATES, NAME"),
+    ('["Chapter01/One.ipynb"]\nSTEPS = 4.5', "STEPS = 4.5: another type than the notebook's STEPS = 100"),
+    ('["Chapter01/One.ipynb"]\nSTEPS = true', "STEPS = True: another type"),
+    ('["Chapter01/One.ipynb"]\nRATES = ["a"]', "RATES = ['a']: another type"),
+    ('["Chapter01/One.ipynb"]\nNAME = 1', "NAME = 1: another type than the notebook's NAME = 'kept'"),
+    ("STEPS = 4", "STEPS = 4: of no notebook; "),
+    ("STEPS = ", "quick.toml: "),
+])
+def test_wrong_entries(shelf, text, message):
+    (shelf.root / "tests/quick.toml").write_text(text)
+    with pytest.raises(quick.QuickError, match=re.escape(message)):
+        quick.check(quick.load(shelf.root), shelf.root)
+
+
+def test_every_wrong_entry_is_named(shelf):
+    with pytest.raises(quick.QuickError) as error:
+        quick.check({"Chapter01/One.ipynb": {"A": 1, "STEPS": 2, "B": 1}, "Chapter02/Two.ipynb": {}}, shelf.root)
+    assert [line.partition(";")[0] for line in str(error.value).splitlines()] == [
+        'tests/quick.toml: ["Chapter01/One.ipynb"] A: no such parameter',
+        'tests/quick.toml: ["Chapter01/One.ipynb"] B: no such parameter',
+        'tests/quick.toml: ["Chapter02/Two.ipynb"]: no such notebook']
+
+
+def test_entries_of_an_unreadable_notebook_do_not_stop_the_others(shelf):
+    (shelf.chapter / "One.ipynb").write_text("torn")
+    quick.check({"Chapter01/One.ipynb": {"STEPS": 2}}, shelf.root)
+
+
+def test_quick_toml_of_this_shelf():
+    quick.check(quick.load(ROOT), ROOT)
+
+
+@pytest.mark.parametrize("arguments, full, memory, expected", [
+    (["."], False, 64, 8),
+    (["."], False, 5, 2),
+    (["."], False, 1, 1),
+    (["."], True, 64, 0),
+    ([__file__], False, 64, 0),
+    ([f"{__file__}::test_passes"], False, 64, 0),
+    ([__file__, "."], False, 64, 8),
+])
+def test_number_of_workers(monkeypatch, arguments, full, memory, expected):
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 8)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=memory * 2**30))
+    config = SimpleNamespace(args=arguments, option=SimpleNamespace(full=full))
+    assert plugin.pytest_xdist_auto_num_workers(config) == expected
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent by a signal")
+def test_ctrl_c_leaves_nothing(shelf):
+    shelf.add("Long.ipynb", "open('started', 'w').close()\nimport time\ntime.sleep(100)")
+    process = shelf.start("-n", "1", "Chapter01/Long.ipynb")
+    while not list(shelf.temporary.glob("mcvp-*/run-*/Chapter01/started")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    started = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert len(started) >= 2 and not alive
+    assert shelf.left() == []
