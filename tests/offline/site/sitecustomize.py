@@ -1,0 +1,21 @@
+"""Loaded by every Python that starts inside the miniature world, because this folder leads its PYTHONPATH."""
+import importlib.machinery
+import importlib.util
+import os
+import sys
+
+
+def _load_the_one_we_hide():
+    """Run the `sitecustomize` that Python would have found without ours (Debian ships one; tools may add theirs)."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    others = [path for path in sys.path if os.path.abspath(path or os.curdir) != here]
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    if spec is not None and spec.loader is not None:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+if os.environ.get("MCVP_OFFLINE") == "1":
+    import mcvp_guard
+
+    mcvp_guard.close()
+_load_the_one_we_hide()
