@@ -1,0 +1,413 @@
+"""The notebooks keep the rules of tests/structure.py; and each rule finds what it is there for.
+
+One good notebook passes every rule. Each bad example changes one thing of it and must fail its own rule and no other.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tests.catalogue import update_title
+from tests.notebooks import code_digest, name_of, notebooks, read
+from tests.structure import RULES, SHELF_RULES, check, check_all, main
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+WORDS = "The prose says what the reader is about to see, why it is worth seeing, and how the code below goes about it. "
+
+
+# --- the real notebooks
+
+@pytest.fixture(scope="module")
+def findings() -> dict[Path, list[str]]:
+    """The findings for every notebook of the shelf (ruff runs once for all)."""
+    return check_all(notebooks())
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=name_of)
+def test_notebook(path, findings):
+    if findings[path]:
+        pytest.fail("\n".join([name_of(path), *findings[path]]), pytrace=False)
+
+
+# --- one good notebook, and what its bad examples change
+
+TITLE, GUARD, IMPORTS, PARAMETERS, FIRST, LESSON, SECOND, CHECK, RESULTS, REMEMBER, EXERCISES = range(0, 22, 2)
+
+
+def good_notebook() -> NotebookNode:
+    """A notebook that keeps every rule. Its own cells have even numbers (above); prose stands between them."""
+    own = [
+        new_markdown_cell(f"# A good notebook\n\n{WORDS}"),
+        new_code_cell('import sys\n\nif "google.colab" in sys.modules:\n    %pip install -q "timm[extra]>=1.0.11,<2"'),
+        new_code_cell("import math"),
+        new_code_cell("STEPS = 10  # how many\nRATES = (0.1, 1e-3)  # how large", metadata={"tags": ["parameters"]}),
+        new_markdown_cell("## 1. Why `x` counts"),
+        new_code_cell("total = STEPS * math.prod(RATES)"),
+        new_markdown_cell(f"## 2. How it is done\n\n{WORDS}"),
+        new_code_cell("assert abs(total - 1e-3) < 1e-9"),
+        new_code_cell('results = {"total": total}\nprint(results)', metadata={"tags": ["results"]}),
+        new_markdown_cell("## What to remember\n\n- `One`.\n- Two.\n- Three."),
+        new_markdown_cell("## Exercises\n\n"
+                          "**1.** Turn it.\n\n<details><summary>Answer</summary>\n\n2. is so.\n\n</details>\n\n"
+                          "**2.** Turn it\nback.\n\n<details><summary>Answer</summary>\n\nSo.\n\n</details>\n\n"
+                          "**Next:** [the next one](Next.ipynb)"),
+    ]
+    cells = [cell for one in own for cell in (one, new_markdown_cell(WORDS))][:-1]
+    notebook = new_notebook(cells=cells, metadata={
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "shelf": {"order": 1, "learn": "what is good", "data": "none", "result": "total {total:.1%}"}})
+    update_title(notebook, "Chapter01/Good.ipynb")
+    return notebook
+
+
+def measured(notebook: NotebookNode, **output) -> None:
+    """Make the notebook one that was run and measured; its lesson's cell has that output (default: a printed line)."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for count, cell in enumerate(cells, start=1):
+        cell.execution_count = count
+    kind = output.pop("output_type", "stream")
+    notebook.cells[LESSON].outputs = [new_output(kind, **(output or {"name": "stdout", "text": "0.001\n"}))]
+    notebook.metadata.shelf["measured"] = {"cpu": {"code": code_digest(notebook)}}
+
+
+@pytest.fixture
+def save(tmp_path) -> Callable[[NotebookNode], Path]:
+    """Writes a notebook as it is, mending nothing, into a chapter where the next notebook exists."""
+    chapter = tmp_path / "Chapter01"
+    chapter.mkdir()
+    (chapter / "Next.ipynb").touch()
+
+    def write_to_chapter(notebook: NotebookNode, name: str = "Good.ipynb") -> Path:
+        path = chapter / name
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+        return path
+
+    return write_to_chapter
+
+
+def failed(path: Path) -> dict[str, list[str]]:
+    """Name of each rule that has findings -> the findings."""
+    notebook = read(path)
+    found = {rule.__name__: list(rule(notebook, path)) for rule in RULES}
+    return {name: findings for name, findings in found.items() if findings}
+
+
+def test_good_notebook(save):
+    assert check(save(good_notebook())) == []
+
+
+def test_good_notebook_with_outputs(save):
+    notebook = good_notebook()
+    measured(notebook)
+    assert check(save(notebook)) == []
+
+
+# --- bad examples
+
+class Bad(NamedTuple):
+    """What a rule must find: a change of the good notebook, and words of the finding."""
+
+    rule: str
+    change: Callable[[NotebookNode], None]
+    words: str
+
+
+def source(place: int, text: str) -> Callable[[NotebookNode], None]:
+    """The change that gives a cell another source."""
+    return lambda notebook: notebook.cells[place].update(source=text)
+
+
+def replace(place: int, old: str, new: str) -> Callable[[NotebookNode], None]:
+    """The change of a part of a cell's source, which must be there."""
+    def change(notebook: NotebookNode) -> None:
+        assert old in notebook.cells[place].source
+        notebook.cells[place].source = notebook.cells[place].source.replace(old, new)
+    return change
+
+
+def tags(place: int, *names: str) -> Callable[[NotebookNode], None]:
+    """The change that gives a cell these tags and no other."""
+    return lambda notebook: notebook.cells[place].metadata.update(tags=list(names))
+
+
+def printed(text: str) -> Callable[[NotebookNode], None]:
+    """The change that makes the notebook one that was run and printed `text`."""
+    return lambda notebook: measured(notebook, name="stdout", text=text)
+
+
+def shelf(**values: object) -> Callable[[NotebookNode], None]:
+    """The change of the metadata `shelf`."""
+    return lambda notebook: notebook.metadata.shelf.update(values)
+
+
+def unordered(notebook: NotebookNode) -> None:
+    """Outputs as of a notebook whose lesson was run once more at the end."""
+    measured(notebook)
+    notebook.cells[LESSON].execution_count = 9
+
+
+def edited(notebook: NotebookNode) -> None:
+    """Outputs of the code before an edit."""
+    measured(notebook)
+    notebook.cells[LESSON].source += " + 1"
+
+
+def cleared(notebook: NotebookNode) -> None:
+    """A valid measurement without outputs."""
+    measured(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+
+
+def old_format(notebook: NotebookNode) -> None:
+    """Format 4.4, without cell ids."""
+    notebook.nbformat_minor = 4
+    for cell in notebook.cells:
+        del cell["id"]
+
+
+def long_cells(notebook: NotebookNode) -> None:
+    """Eleven lines in most of the code cells, with prose to match."""
+    for place in (IMPORTS, LESSON, CHECK, RESULTS):
+        notebook.cells[place].source += "\n" * 10 + "total = 1"
+    notebook.cells[LESSON + 1].source = WORDS * 10
+
+
+def three_in_a_row(notebook: NotebookNode) -> None:
+    """Two more code cells before the lesson's."""
+    notebook.cells[LESSON:LESSON] = [new_code_cell("total = 1"), new_code_cell("total = 2")]
+
+
+def little_prose(notebook: NotebookNode) -> None:
+    """Two long cells, and few words between the cells but where the first section opens."""
+    for place in (LESSON, CHECK):
+        notebook.cells[place].source += "\ntotal = 1" * 29
+    for place in {*range(1, EXERCISES, 2)} - {FIRST + 1}:
+        notebook.cells[place].source = "So."
+
+
+LESSONS = [  # rule, source of the lesson's cell, words of the finding
+    ("code_parses", "total = = 1", "line 1 is not Python"),
+    ("code_parses", "# nothing", "delete the cell"),
+    ("few_magics", "%load_ext tensorboard", "%load_ext"),
+    ("few_magics", "%%bash\nls", "%%bash"),
+    ("few_magics", "%%time\nfrom math import *", "%%time"),
+    ("explicit_imports", "def total():\n    from math import *", "from math import *"),
+    ("living_packages", "def f():\n    import gym.spaces", "gymnasium"),
+    ("living_packages", "def f():\n    from imgaug import augmenters", "torchvision"),
+    ("imports_first", "import json", "import json"),
+    ("no_bare_except", "try:\n    total = 1\nexcept:\n    total = 2", "name the exception"),
+    ("no_test_switch", "SMOKE = True", "quick.toml"),
+    ("no_test_switch", 'total = 1 if "CI" in os.environ else 2', "quick.toml"),
+    ("no_skipped_cells", "# NBVAL_SKIP\ntotal = 1", "NBVAL_SKIP"),
+    ("weights_argument", "net = resnet18(pretrained=True)", "weights="),
+    ("no_shell", "!ls", "shell command"),
+    ("no_shell", "files = !ls", "shell command"),
+    ("no_shell", 'os.system("ls")', "shell command"),
+    ("no_shell", 'subprocess.run(["git", "clone", "x"])', "shell command"),
+    ("no_shell", 'subprocess.check_call([sys.executable, "-m", "pip", "install", "x"])', "shell command"),
+    ("guarded_pip", '%pip install -q "timm>=1,<2"', "only below"),
+    ("guarded_pip", 'if "google.colab" in sys.modules:\n    %pip install timm', "bound it"),
+    ("guarded_pip", 'if "google.colab" in sys.modules:\n    %pip install timm<2', "quote"),
+    ("guarded_pip", 'if "google.colab" in sys.modules:\n    %pip install "timm>=1"', "bound it"),
+    ("guarded_pip", 'if "google.colab" in sys.modules:\n    %pip uninstall "timm<2"', "%pip uninstall"),
+    ("no_colab_import", "def mount():\n    from google.colab import drive", "Colab only"),
+    ("lasting_hosts", 'url = "https://example.org/photo.jpg"', "example.org"),
+    ("lasting_hosts", 'url = f"https://example.org/{name}.jpg"', "example.org"),
+    ("lasting_hosts", 'frame = pd.read_csv("hf://datasets/someone/table.csv")', "datasets"),
+    ("lasting_hosts", "# get it from drive.google.com first\ntotal = 1", "drive.google.com"),
+    ("no_logins", "notebook_login()", "notebook_login"),
+    ("no_logins", "def f():\n    from huggingface_hub import hf_hub_download, login", "login"),
+    ("no_logins", f'net = Net.from_pretrained("a/b", revision="{SHA}", token=word)', "token"),
+    ("no_secrets", 'word = "' + "hf_" + "a1" * 17 + '"', "Hugging Face token"),
+    ("no_secrets", 'word = "' + "AKIA" + "A1" * 8 + '"', "AWS"),
+    ("no_secrets", 'word = "' + "ghp_" + "a1" * 18 + '"', "GitHub"),
+    ("no_secrets", 'word = "' + "sk-" + "a1" * 18 + '"', "API key"),
+    ("no_secrets", 'word = "-----BEGIN RSA ' + 'PRIVATE KEY-----"', "private key"),
+    ("no_pickle", 'state = torch.load("model.pt")', "weights_only=True"),
+    ("no_pickle", 'state = torch.load("model.pt", weights_only=False)', "weights_only=True"),
+    ("no_pickle", "state = load_state_dict_from_url(url, weights_only=False)", "weights_only=True"),
+    ("no_pickle", "state = pickle.loads(data)", "unpickles"),
+    ("no_pickle", "state = joblib.load(path)", "unpickles"),
+    ("no_pickle", "state = np.load(path, allow_pickle=True)", "unpickles"),
+    ("no_remote_code", "net = Net.from_pretrained(folder, trust_remote_code=True)", "stranger"),
+    ("pinned_hub_ids", 'net = Net.from_pretrained("a/b")', "'a/b'"),
+    ("pinned_hub_ids", 'net = Net.from_pretrained(pretrained_model_name_or_path="gpt2")', "'gpt2'"),
+    ("pinned_hub_ids", 'net = Net.from_pretrained("a/b", revision="main")', "40 digits"),
+    ("pinned_hub_ids", 'MODEL = "a/b"\nnet = Net.from_pretrained(MODEL)', "'a/b'"),
+    ("pinned_hub_ids", 'TAG = "v1.0"\nphotos = load_dataset("a/b", revision=TAG)', "40 digits"),
+    ("pinned_hub_ids", 'def f():\n    from transformers import pipeline\n    return pipeline("ocr")', "without model"),
+    ("pinned_hub_ids", 'def f():\n    from transformers import pipeline\n    return pipeline("ocr", "a/b")', "'a/b'"),
+    ("no_absolute_paths", 'path = "/home/me/data"', "in the code (/home)"),
+    ("no_absolute_paths", 'path = Path("/content/data")', "in the code (/content)"),
+    ("no_absolute_paths", r'path = "C:\\Users\\me"', "in the code"),
+]
+
+BAD = [
+    *(Bad(rule, source(LESSON, text), words) for rule, text, words in LESSONS),
+
+    Bad("size", lambda notebook: notebook.metadata.update(padding="x" * 1_000_000), "1.0"),
+    Bad("cell_ids", lambda notebook: notebook.cells[2].update(id=notebook.cells[0].id), "cell 3: no id of its own"),
+    Bad("cell_ids", old_format, "below 4.5"),
+    Bad("kernelspec", lambda notebook: notebook.metadata.kernelspec.update(name="venv"), "'venv'"),
+    Bad("shelf_metadata", shelf(order=True), "order"),
+    Bad("shelf_metadata", shelf(data=""), "data"),
+    Bad("shelf_metadata", lambda notebook: notebook.metadata.shelf.pop("learn"), "learn"),
+    Bad("shelf_metadata", shelf(result="total {total"), "format string"),
+    Bad("shelf_metadata", shelf(result="total {}"), "name of a result"),
+
+    Bad("title_cell", replace(TITLE, "# A good", "A good"), "starts with `# Title`"),
+    Bad("title_cell", source(LESSON + 1, f"# More\n\n{WORDS}"), "second"),
+    Bad("title_cell", replace(TITLE, "Good.ipynb", "Other.ipynb"), "badge"),
+    Bad("title_cell", replace(TITLE, WORDS.strip(), "Short."), "paragraph"),
+    Bad("title_cell", replace(TITLE, "| download |", "| size |"), "budget"),
+    Bad("title_cell", replace(TITLE, "\n| none |", "\n| none |\n| none |"), "budget"),
+    Bad("parameters_cell", tags(PARAMETERS), "0 cells"),
+    Bad("parameters_cell", tags(LESSON, "parameters"), "2 cells"),
+    Bad("parameters_cell", replace(PARAMETERS, "  # how many", ""), "`STEPS = 10`: say in a comment"),
+    Bad("parameters_cell", replace(PARAMETERS, "(0.1, 1e-3)", "[0.1, {}]"), "a tuple or list"),
+    Bad("parameters_cell", replace(PARAMETERS, "10", "5 * 2"), "`STEPS = 5 * 2`"),
+    Bad("parameters_cell", replace(PARAMETERS, "RATES", "rates"), "CAPITALS"),
+    Bad("parameters_cell", replace(PARAMETERS, "STEPS =", "STEPS = COUNT ="), "CAPITALS"),
+    Bad("parameters_cell", replace(PARAMETERS, "STEPS", "print(1)  # shown\nSTEPS"), "`print(1)`"),
+    Bad("results_cell", tags(RESULTS), "0 cells"),
+    Bad("results_cell", replace(RESULTS, "results", "numbers"), "does not bind"),
+    Bad("results_cell", source(RESULTS, 'results = {"total": total}'), "show"),
+    Bad("results_cell", replace(RESULTS, ": total", ': {"mean": total}'), "flat"),
+    Bad("numbered_sections", replace(SECOND, "2.", "3."), "must have the number 2"),
+    Bad("numbered_sections", replace(SECOND, "2. ", ""), "must stand in sections"),
+    Bad("numbered_sections", replace(FIRST + 1, WORDS, f"## More\n\n{WORDS}"), "`More` must have the number 2"),
+    Bad("check_before_results", source(CHECK, "print(total)"), "no check"),
+    Bad("check_before_results", source(CHECK, "assert True"), "cannot fail"),
+    Bad("check_before_results", source(CHECK, 'assert (total > 0, "positive")'), "cannot fail"),
+    Bad("what_to_remember", replace(REMEMBER, "\n- Two.", ""), "2 bullets"),
+    Bad("what_to_remember", replace(REMEMBER, "What to remember", "Summary"), "0 bullets"),
+    Bad("exercises", replace(EXERCISES, "**2.** Turn it\nback.", ""), "must stand exercise 2"),
+    Bad("exercises", replace(EXERCISES, "**2.**", "**3.**"), "must stand exercise 2"),
+    Bad("exercises", replace(EXERCISES, "**Next", "**3.** Again.\n\n**Next"), "no answer"),
+    Bad("exercises", replace(EXERCISES, "<summary>Answer</summary>", ""), "<summary>"),
+    Bad("exercises", replace(EXERCISES, "**1.**", "<details></details>" * 3 + "\n\n**1.**"), "5 answers"),
+    Bad("next_notebook", replace(EXERCISES, "[the next one](Next.ipynb)", "the next one"), "no link"),
+    Bad("live_links", replace(EXERCISES, "Turn it.", "Turn [it](Missing.ipynb)."), "Missing.ipynb"),
+    Bad("live_links", source(LESSON + 1, f"{WORDS}\n\n![](https://example.org/photo.jpg)"), "another site"),
+    Bad("live_links", source(LESSON + 1, f'{WORDS}\n\n<img src="https://example.org/photo.jpg">'), "another site"),
+
+    Bad("prose_before_code", source(FIRST + 1, "Now:"), "starts with code"),
+    Bad("code_runs", three_in_a_row, "in a row"),
+    Bad("cell_length", source(LESSON, "total = 1\n" * 30 + "total = 2"), "31 lines, more than 30"),
+    Bad("cell_length", source(LESSON, "def f():\n" + "    print()\n" * 39 + "    return 2"), "41 lines, more than 40"),
+    Bad("cell_length", long_cells, "median"),
+    Bad("enough_prose", little_prose, "words of prose"),
+    Bad("no_skipped_cells", tags(LESSON, "nbval-skip"), "nbval-skip"),
+
+    Bad("no_secrets", printed("AKIA" + "A1" * 8), "AWS"),
+    Bad("no_absolute_paths", printed("/tmp/ipykernel_12/34.py: Warning"), "in the output (/tmp)"),
+    Bad("no_absolute_paths", printed("File C:\\Users\\me\\x.py"), "in the output"),
+    Bad("no_widgets", lambda notebook: measured(notebook, output_type="display_data", data={
+        "application/vnd.jupyter.widget-view+json": {"model_id": "1"}}), "stored widget"),
+    Bad("no_widgets", lambda notebook: notebook.metadata.update(widgets={}), "widget state"),
+    Bad("no_errors", lambda notebook: measured(notebook, output_type="error", ename="ValueError", evalue="no",
+                                               traceback=["no"]), "traceback"),
+    Bad("one_run", unordered, "one run in order"),
+    Bad("one_run", lambda notebook: notebook.cells[LESSON].update(execution_count=1), "one run in order"),
+    Bad("measured_outputs", edited, "not of this code"),
+    Bad("measured_outputs", cleared, "without the outputs"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Non-unique cell id")
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: f"{bad.rule}: {bad.words}")
+def test_bad_example_fails_its_rule_and_no_other(bad, save):
+    notebook = good_notebook()
+    bad.change(notebook)
+    found = failed(save(notebook))
+    assert list(found) == [bad.rule]
+    assert bad.words in found[bad.rule][0]
+
+
+def test_every_rule_has_a_bad_example():
+    assert {rule.__name__ for rule in RULES} == {bad.rule for bad in BAD}
+    assert {rule.__name__ for rule in SHELF_RULES} == {"unique_titles", "ruff"}  # tested below
+
+
+# --- what must not be found
+
+@pytest.mark.parametrize("text", [
+    "system = platform.system()",
+    'server = subprocess.Popen([sys.executable, "-m", "uvicorn", "app.main:app"])',
+    'url = f"http://127.0.0.1:{PORT}/predict"',
+    'url = f"http://{HOST}:{PORT}/predict"',
+    'def attention(q):\n    """Scaled dot product (https://example.org/paper, section 3)."""\n    return q',
+    "%matplotlib inline",
+    'net = timm.create_model("resnet18", pretrained=True)',
+    'state = torch.load("model.pt", weights_only=True)',
+    'numbers = np.load("numbers.npz")',
+    f'REVISION = "{SHA}"\nnet = Net.from_pretrained("a/b", revision=REVISION)',
+    'net = Net.from_pretrained(folder / "model")',
+    'net = Net.from_pretrained("./model")',
+    "nets = [Net.from_pretrained(name, revision=sha) for name, sha in NETS.items()]",
+    'photos = load_dataset("imagefolder", data_dir=folder)',
+    'pipeline = Pipeline.from_pretrained(folder)\npicture = pipeline("a cat").images[0]',
+    "try:\n    total = 1\nexcept ValueError:\n    total = 2",
+    "def f():\n    import json\n    return json.dumps(1)",
+    "# NBVAL_CHECK_OUTPUT\nprint(total)",
+    'path = Path("data/home/tmp") / "content"',
+    "def f():\n" + "    print()\n" * 38 + "    return 2",
+])
+def test_fine_code(text, save):
+    notebook = good_notebook()
+    source(LESSON, text)(notebook)
+    assert failed(save(notebook)) == {}
+
+
+@pytest.mark.parametrize("text", [
+    "Call `layer[0](x)`, or look at $w[i](t)$, in the [next](Next.ipynb#one) or [this](https://example.org/x) page.",
+    "```python\n# a comment\n## another\nlayer[0](x)\n```",
+    "### A heading below\n\n#### And below that",
+])
+def test_fine_prose(text, save):
+    notebook = good_notebook()
+    source(LESSON + 1, f"{WORDS}\n\n{text}")(notebook)
+    assert failed(save(notebook)) == {}
+
+
+# --- the whole shelf
+
+def test_two_notebooks_with_one_title(save):
+    first, second = save(good_notebook()), good_notebook()
+    update_title(second, "Chapter01/Second.ipynb")
+    second = save(second, "Second.ipynb")
+    found = check_all([first, second])
+    assert found == {first: [], second: ["has the title of Chapter01/Good.ipynb: # A good notebook"]}
+
+
+def test_ruff_findings_name_cell_and_line(save):
+    notebook = good_notebook()
+    notebook.cells[IMPORTS].source += "\nimport os"
+    found, = check(save(notebook))
+    assert found == f"cell {IMPORTS + 1}, line 2: `os` imported but unused (ruff F401)"
+
+
+def test_every_finding_of_an_unreadable_notebook_is_that(tmp_path):
+    path = tmp_path / "Broken.ipynb"
+    path.write_text('{"cells": [', encoding="utf-8")
+    found, = check(path)
+    assert "Broken.ipynb" in found and "not a valid notebook" in found
+
+
+def test_command_line(save, monkeypatch, capsys):
+    notebook = good_notebook()
+    monkeypatch.setattr("sys.argv", ["structure", str(save(notebook))])
+    assert main() == 0
+    assert capsys.readouterr().out == ""
+    notebook.cells[LESSON].source = "!ls"
+    save(notebook)
+    assert main() == 1
+    assert capsys.readouterr().out.startswith(f"Chapter01/Good.ipynb: cell {LESSON + 1}: shell command")
