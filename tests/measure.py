@@ -1,0 +1,601 @@
+"""Measure notebooks: run them in full, store their outputs, and record what the run took and what came out.
+
+    python -m tests.measure Chapter01/*.ipynb
+    python -m tests.measure --set EPOCHS=3 Chapter03/Some_notebook.ipynb
+    python -m tests.measure --clear Chapter05/Too_large_for_this_machine.ipynb
+
+Each notebook runs as it stands, top to bottom, in a fresh kernel of this interpreter, with the network open and with
+the user's own caches; its working folder is a scratch copy of its chapter, so nothing lands in the repository. Then its
+outputs, normalised, and the measurement (`shelf.measured.cpu`, or `.gpu` where an accelerator was used) are stored in
+one step, with the budget table. All or nothing: where anything fails or is interrupted, the file stays as it was.
+"""
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import html
+import inspect
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
+from glob import glob
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+from ipykernel.kernelspec import get_kernel_dict
+from IPython.core.inputtransformer2 import TransformerManager
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+from tests import catalogue
+from tests.notebooks import NotebookError, code_cells, code_digest, parameters, read, same_type, tagged, write
+from tests.quick import shaped
+
+SIZE_LIMIT = 1_000_000  # bytes of a notebook on disk
+STARTUP = Path(__file__).parent / "kernel" / "quick_startup.py"  # sets parameters in the kernel
+PROGRESS_BAR = re.compile(r"\d%\||\d\S{0,9} \[\d+:\d\d[,<]")  # of tqdm, with and without a total
+SAMPLING_SECONDS = 0.2  # between two looks at the memory of the kernel's processes
+
+
+# ---- the run
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a complete run took, and what the kernel said at its end."""
+
+    seconds: float  # first cell to last, without the start of the kernel
+    host_peak_mb: float
+    downloaded_mb: float
+    results: dict[str, float]
+    threads: int
+    accelerator: str | None  # its name; None where the notebook put nothing on one
+    device_peak_mb: float | None
+
+
+class ThisInterpreter(KernelSpecManager):
+    """Knows one kernel, that of this interpreter, whatever kernels the user has installed."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        return KernelSpec(resource_dir="", **get_kernel_dict())
+
+
+class ProcessTree(threading.Thread):
+    """Watches a process and all its descendants: their peak memory together, and that none of them outlives the run.
+
+    `peak_mb` is the largest sum of resident memory seen; memory that processes share counts in each of them.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.peak_mb = 0.0
+        self._root = psutil.Process(pid)
+        self._seen = {self._root}
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        while not self._done.wait(SAMPLING_SECONDS):
+            self._sample()
+
+    def _sample(self) -> None:
+        resident = 0
+        try:
+            members = [self._root, *self._root.children(recursive=True)]
+        except psutil.Error:  # the kernel has just died
+            return
+        self._seen.update(members)
+        for member in members:
+            with suppress(psutil.Error):  # this one has just ended
+                resident += member.memory_info().rss
+        self.peak_mb = max(self.peak_mb, resident / 1e6)
+
+    def stop(self) -> None:
+        """Take the last sample."""
+        self._done.set()
+        self.join()
+        self._sample()
+
+    def kill(self) -> None:
+        """End every process that was seen and still runs."""
+        for member in self._seen:
+            with suppress(psutil.Error):
+                member.kill()
+
+
+def execute(notebook: NotebookNode, path: Path, values: dict[str, Any], scratch: Path, timeout: float | None) -> Run:
+    """Run the notebook in a fresh kernel, its parameters set to `values`; the cells of `notebook` get their outputs.
+
+    `scratch` is an empty folder, `timeout` the seconds that the whole notebook may take. Raises NotebookError, naming
+    the cell, where one fails, the time is over, the kernel dies, or there are no valid `results` at the end.
+    """
+    name = shelf_name(path)
+    folder = scratch / path.parent.name
+    shutil.copytree(path.parent, folder, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints", "__pycache__"))
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    caches = cache_folders()
+    cached = megabytes(caches)
+    environment = {**os.environ, "MCVP_QUICK": str(scratch)}
+    environment.pop("MPLBACKEND", None)  # the kernel's own shows the figures
+    with _kernel(notebook, folder, environment) as (client, tree):
+        if values:
+            _set_parameters(client, notebook, values, scratch)
+        started = time.monotonic()
+        if timeout is not None:
+            client.timeout_func = lambda cell: max(0.1, started + timeout - time.monotonic())
+        for index, cell in enumerate(notebook.cells):
+            with _named_errors(notebook, cell, name):
+                client.execute_cell(cell, index)
+        seconds = time.monotonic() - started
+        tree.stop()
+        if missed := values.keys() - _applied(scratch):
+            raise NotebookError(f"{name}: could not be set in the kernel: {', '.join(sorted(missed))}")
+        report = _ask(client, inspect.getsource(_kernel_report), "_kernel_report()")
+    if report["status"] == "error":
+        raise NotebookError(f"{name}: {report['evalue']}")
+    flatten_widgets(notebook, client.widget_state)
+    return Run(seconds=seconds, host_peak_mb=tree.peak_mb, downloaded_mb=megabytes(caches) - cached,
+               **json.loads(ast.literal_eval(report["data"]["text/plain"])))
+
+
+@contextmanager
+def _kernel(notebook: NotebookNode, folder: Path, environment: dict[str, str]
+            ) -> Iterator[tuple[NotebookClient, ProcessTree]]:
+    """A fresh kernel in `folder`, and its processes; none of them is left at the end, however the body ends."""
+    silent = logging.getLogger("tests.measure.nbclient")
+    silent.disabled = True  # what it would say is raised, too
+    client = NotebookClient(notebook, km=AsyncKernelManager(kernel_spec_manager=ThisInterpreter()), log=silent)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # cells' prints come as outputs all the same
+    with client.setup_kernel(cleanup_kc=True, cwd=str(folder), env=environment, **quiet):
+        tree = ProcessTree(client.km.provisioner.pid)
+        tree.start()
+        try:
+            yield client, tree
+        except (KeyboardInterrupt, NotebookError):
+            client.shutdown_kernel = "immediate"  # it may be busy, and a busy kernel takes long to go by itself
+            raise
+        finally:
+            tree.stop()
+            if client.shutdown_kernel == "immediate":
+                tree.kill()
+    tree.kill()
+
+
+@contextmanager
+def _named_errors(notebook: NotebookNode, cell: NotebookNode, name: str) -> Iterator[None]:
+    """Turn what goes wrong in a cell into a NotebookError that names the cell."""
+    try:
+        yield
+    except CellExecutionError as error:
+        problem = f"{error.ename}: {error.evalue}".strip()
+    except CellTimeoutError:
+        problem = "the time limit was reached here"
+    except DeadKernelError:
+        problem = "the kernel died here; was there enough memory?"
+    else:
+        return
+    raise NotebookError(f"{name}: {_place(notebook, cell)}: {problem}")
+
+
+def _place(notebook: NotebookNode, cell: NotebookNode) -> str:
+    """`code cell 3 (first line)`: the number is the one that Jupyter shows after a run."""
+    number = next(number for number, other in enumerate(code_cells(notebook), start=1) if other is cell)
+    return f"code cell {number} ({(cell.source.strip().splitlines() or [''])[0]})"
+
+
+def _set_parameters(client: NotebookClient, notebook: NotebookNode, values: dict[str, Any], folder: Path) -> None:
+    """Have the kernel's start-up file replace these values in the parameters cells; `folder` is its MCVP_QUICK."""
+    cells = [cell.source for cell in tagged(notebook, "parameters")]
+    literals = {name: repr(value) for name, value in values.items()}
+    (folder / "quick.json").write_text(json.dumps({"cells": cells, "values": literals}), encoding="utf-8")
+    _ask(client, STARTUP.read_text(encoding="utf-8"), "None")
+
+
+def _applied(folder: Path) -> set[str]:
+    """The parameters that the start-up file says it has replaced."""
+    record = folder / "applied.txt"
+    return set(record.read_text(encoding="utf-8").split()) if record.exists() else set()
+
+
+def _ask(client: NotebookClient, source: str, expression: str) -> dict[str, Any]:
+    """Run `source` in the kernel, without a trace in its history, then the expression; the kernel's answer to that.
+
+    The answer has `status`; where it is "ok" there is `data`, where it is "error" there are `ename` and `evalue`.
+    """
+    reply = client.wait_for_reply(client.kc.execute(source, silent=True, user_expressions={"answer": expression}))
+    return reply["content"].get("user_expressions", {}).get("answer", reply["content"])
+
+
+def _kernel_report() -> str:
+    """Runs in the kernel, after the last cell: the notebook's results and what it used, as JSON.
+
+    Raises ValueError unless `results` is a flat dict of names to finite numbers.
+    """
+    import json
+    import math
+    import numbers
+    import os
+    import sys
+
+    results = get_ipython().user_ns.get("results")  # noqa: F821
+    if not isinstance(results, dict) or not results:
+        raise ValueError("no results: the notebook must bind `results`, a dict of name to number")
+    plain = {}
+    for name, value in results.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"results: the key {name!r} is not a name")
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            raise ValueError(f"results[{name!r}] is {value!r} of type {type(value).__name__}, not a number")
+        if not math.isfinite(value):
+            raise ValueError(f"results[{name!r}] is {value!r}, not a finite number")
+        plain[name] = int(value) if isinstance(value, numbers.Integral) else float(value)
+    threads = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or os.cpu_count())
+    report = {"results": plain, "threads": threads, "accelerator": None, "device_peak_mb": None}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        report["threads"] = torch.get_num_threads()
+        if torch.accelerator.is_available():
+            kind = torch.accelerator.current_accelerator().type
+            backend = getattr(torch, kind)
+            peak = getattr(backend, "max_memory_allocated", None) or backend.driver_allocated_memory  # MPS has no peak
+            if peak() > 0:
+                report["device_peak_mb"] = peak() / 1e6
+                report["accelerator"] = getattr(backend, "get_device_name", lambda: kind)()
+    return json.dumps(report)
+
+
+def cache_folders() -> list[Path]:
+    """The folders into which the libraries download data and weights, as the environment sets them."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    huggingface = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    return [
+        Path(os.environ.get("TORCH_HOME") or cache / "torch"),
+        Path(os.environ.get("HF_HUB_CACHE") or huggingface / "hub"),
+        Path(os.environ.get("HF_DATASETS_CACHE") or huggingface / "datasets") / "downloads",
+        Path(os.environ.get("SCIKIT_LEARN_DATA") or Path.home() / "scikit_learn_data"),
+    ]
+
+
+def megabytes(folders: list[Path]) -> float:
+    """The size of all files in the folders, links not followed."""
+    total = 0
+    for folder in folders:
+        for place, _, files in os.walk(folder):
+            for file in files:
+                with suppress(OSError):  # removed while we look
+                    total += os.lstat(os.path.join(place, file)).st_size
+    return total / 1e6
+
+
+# ---- the record
+
+
+def measurement(notebook: NotebookNode, run: Run, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The slot ("cpu" or "gpu") and the entry for `shelf.measured`.
+
+    A download that an earlier run has recorded stays recorded: its files are in the cache since.
+    """
+    differing = {name: value for name, value in values.items() if value != parameters(notebook)[name]}
+    earlier = notebook.metadata.shelf.get("measured", {}).values()
+    return "gpu" if run.accelerator else "cpu", {
+        "date": date.today().isoformat(),
+        "seconds": round(run.seconds, 1),
+        "host_peak_mb": round(run.host_peak_mb),
+        "device_peak_mb": None if run.device_peak_mb is None else round(run.device_peak_mb),
+        "downloaded_mb": round(max([run.downloaded_mb, *(entry["downloaded_mb"] for entry in earlier)]), 1),
+        "device": run.accelerator or f"{cpu_name()}, {run.threads} thread{'s' if run.threads > 1 else ''}",
+        "versions": versions(notebook),
+        "parameters": json.loads(json.dumps(differing)),  # a tuple becomes the list that will be read back
+        "code": code_digest(notebook),
+        "results": run.results,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's model, as far as the system tells."""
+    if sys.platform == "linux":
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    if sys.platform == "darwin":
+        return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
+    return platform.processor() or platform.machine()
+
+
+def versions(notebook: NotebookNode) -> dict[str, str]:
+    """The versions of Python and of the installed packages that the notebook imports, by their names as installed."""
+    transform = TransformerManager().transform_cell  # magics become Python
+    imported = set()
+    for cell in code_cells(notebook):
+        for node in ast.walk(ast.parse(transform(cell.source))):
+            if isinstance(node, ast.Import):
+                imported.update(alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    installed = packages_distributions()
+    packages = {package for module in imported for package in installed.get(module, [])[:1]}
+    return {"python": platform.python_version(), **{package: version(package) for package in sorted(packages)}}
+
+
+# ---- the file
+
+
+def normalise(notebook: NotebookNode, places: list[tuple[str, str]]) -> None:
+    """Give the notebook the form in which it is stored; `places` as from `short_forms`.
+
+    The same outputs always give the same file: ids by content, kernel and language by name only, no timing, no widget
+    state, one stream where several follow each other, overwritten text gone, no absolute paths.
+    """
+    _give_ids(notebook)
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    notebook.metadata.language_info = {"name": "python"}
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    for cell in code_cells(notebook):
+        cell.outputs = [_without_paths(output, places) for output in _tidy_streams(cell.outputs)]
+
+
+def _give_ids(notebook: NotebookNode) -> None:
+    """Ids made from the cells' first lines: the same for every run, and most edits of a cell leave it its id."""
+    notebook.nbformat_minor = max(5, notebook.nbformat_minor)  # ids came with 4.5
+    times = Counter()
+    for cell in notebook.cells:
+        first_line = cell.source.partition("\n")[0]
+        digest = hashlib.sha256(first_line.encode()).hexdigest()[:8]
+        times[digest] += 1
+        cell.id = digest if times[digest] == 1 else f"{digest}-{times[digest]}"
+
+
+def flatten_widgets(notebook: NotebookNode, models: dict[str, dict[str, Any]]) -> None:
+    """Replace each widget in the outputs by its text; `models` is the last state of every widget, by its id.
+
+    A progress bar gets its last state, one that was taken away at its end (`leave=False`) is dropped, any other widget
+    gets the text that the kernel sent with it.
+    """
+    for cell in code_cells(notebook):
+        kept = []
+        for output in cell.outputs:
+            view = output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+            if view is not None:
+                state = models.get(view["model_id"], {})
+                if _state_of(state.get("layout"), models).get("visibility") == "hidden":
+                    continue
+                output.data["text/plain"] = _widget_text(state, models) or output.data.get("text/plain", "")
+            kept.append(output)
+        cell.outputs = kept
+
+
+def _state_of(reference: str | None, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The state that a widget's `IPY_MODEL_<id>` refers to."""
+    return models.get((reference or "").removeprefix("IPY_MODEL_"), {})
+
+
+def _widget_text(state: dict[str, Any], models: dict[str, dict[str, Any]]) -> str | None:
+    """What a tqdm bar (a row of text, bar, text) shows; None for any other widget."""
+    kind = state.get("_model_name")
+    if kind == "HTMLModel":
+        return html.unescape(state["value"]).replace("\N{FIGURE SPACE}", " ")
+    if kind == "FloatProgressModel":
+        return "|" + "█" * round(10 * min(1, state["value"] / (state["max"] or 1))) + "|"
+    if kind == "HBoxModel":
+        texts = [_widget_text(_state_of(child, models), models) for child in state["children"]]
+        return None if None in texts else "".join(texts)
+    return None
+
+
+def _tidy_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """The outputs with neighbouring streams of one name joined, as Jupyter shows them, and finished bars left out."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == "stream" == last.output_type and output.name == last.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = _overwritten(output.text)
+    return [output for output in joined if not (output.output_type == "stream" and _is_empty(output))]
+
+
+def _overwritten(text: str) -> str:
+    """What stands on a terminal after `text`: a carriage return starts its line anew."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join(line.rstrip("\r ").rpartition("\r")[2] if "\r" in line else line for line in lines)
+
+
+def _is_empty(stream: NotebookNode) -> bool:
+    """Whether a stream has nothing to read: it is blank, or stderr with nothing but progress bars."""
+    lines = [line for line in stream.text.splitlines() if line.strip()]
+    return not lines or (stream.name == "stderr" and all(PROGRESS_BAR.search(line) for line in lines))
+
+
+def short_forms(path: Path, scratch: Path) -> list[tuple[str, str]]:
+    """Pattern and short form of every place whose absolute path may stand in the outputs of the notebook at `path`."""
+    root = path.parent.parent
+    temporary = Path(tempfile.gettempdir())
+    places = {
+        scratch / path.parent.name: ".", scratch: "..", path.parent: ".", root: "..",
+        Path(sysconfig.get_path("purelib")): "site-packages", Path(sysconfig.get_path("platlib")): "site-packages",
+        Path(sysconfig.get_path("stdlib")): "python", Path(sys.prefix): "python", temporary: "<tmp>", Path.home(): "~",
+    }
+    for variable in ("TORCH_HOME", "HF_HOME"):
+        if os.environ.get(variable):
+            places.setdefault(Path(os.environ[variable]), f"${variable}")
+    written = {}  # as the system writes the path, resolved, with forward slashes, and as repr() writes it
+    for place, short in places.items():
+        for form in (place, place.resolve()):
+            for text in (str(form), form.as_posix(), str(form).replace("\\", "\\\\")):
+                if len(form.parts) > 1:  # not the root of the file system
+                    written.setdefault(text, short)
+    patterns = [(re.escape(text), short) for text, short in sorted(written.items(), key=lambda item: -len(item[0]))]
+    cell = rf"(?:{re.escape(str(temporary))}|{re.escape(str(temporary.resolve()))})[/\\]ipykernel_\d+[/\\]\d+\.py"
+    return [(cell, "<cell>"), *patterns]
+
+
+def _without_paths(value: Any, places: list[tuple[str, str]]) -> Any:
+    """The output, or a part of it, with the short forms for the places; pictures are left alone."""
+    if isinstance(value, str):
+        for pattern, short in places:  # a path begins and ends where a name does; so no base64 of a picture is touched
+            value = re.sub(rf"(?<![\w+/.~$-])(?:file://)?(?:{pattern})(?![\w-])", lambda _, short=short: short, value)
+    elif isinstance(value, list):
+        value = [_without_paths(item, places) for item in value]
+    elif isinstance(value, dict):
+        for key in value:
+            if key not in ("image/png", "image/jpeg", "image/gif"):
+                value[key] = _without_paths(value[key], places)
+    return value
+
+
+def check_size(notebook: NotebookNode, name: str) -> None:
+    """Raise NotebookError, with the largest cells, where the notebook would be larger than the limit."""
+    size = len(nbformat.writes(notebook).encode())
+    if size > SIZE_LIMIT:
+        sizes = {_place(notebook, cell): len(json.dumps(cell.outputs)) for cell in code_cells(notebook)}
+        largest = sorted(sizes, key=sizes.get, reverse=True)[:3]
+        raise NotebookError(f"{name}: {size / 1e6:.1f} MB with its outputs, over the limit of {SIZE_LIMIT / 1e6:.0f}; "
+                            "largest: " + ", ".join(f"{cell} {sizes[cell] / 1e6:.1f} MB" for cell in largest))
+
+
+# ---- the command
+
+
+def shelf_name(path: Path) -> str:
+    """`Chapter01/Name.ipynb`."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def shaped_values(values: dict[str, Any], notebook: NotebookNode, name: str) -> dict[str, Any]:
+    """The values in the types of the notebook's parameters; NotebookError for an unknown name or another type."""
+    own = parameters(notebook) if values else {}
+    for parameter, value in values.items():
+        if parameter not in own:
+            raise NotebookError(f"{name}: no parameter {parameter}; there are: {', '.join(own) or 'none'}")
+        if not same_type(value, own[parameter]):
+            raise NotebookError(f"{name}: {value!r} is of another type than the notebook's {parameter} = "
+                                f"{own[parameter]!r}")
+    return {parameter: shaped(value, own[parameter]) for parameter, value in values.items()}
+
+
+def measure(path: Path, values: dict[str, Any], timeout: float | None = None) -> str:
+    """Run the notebook and store its outputs and its measurement; returns a line on what was found.
+
+    Raises NotebookError, and leaves the file as it was, where the run fails; see `execute`.
+    """
+    name, notebook = shelf_name(path), read(path)
+    before = path.read_bytes()
+    values = shaped_values(values, notebook, name)
+    catalogue.title_source(notebook, name)  # what is wrong with title and metadata shows before the run
+    with tempfile.TemporaryDirectory(prefix="measure-", ignore_cleanup_errors=True) as scratch:
+        run = execute(notebook, path, values, Path(scratch), timeout)
+        normalise(notebook, short_forms(path, Path(scratch)))
+    slot, entry = measurement(notebook, run, values)
+    notebook.metadata.shelf.setdefault("measured", {})[slot] = entry
+    results = ", ".join(f"{key} {value:.4g}" for key, value in run.results.items())
+    found = f"{entry['seconds']} s, {entry['host_peak_mb']} MB, {entry['device']}: {results}"
+    try:
+        catalogue.update_title(notebook, name)
+    except NotebookError as error:  # a slip in shelf.result is no reason to lose the run
+        found += f"\n      stored, but the budget table is not written: {error}"
+    check_size(notebook, name)
+    if path.read_bytes() != before:
+        raise NotebookError(f"{name}: the file was changed while its notebook ran")
+    write(notebook, path)
+    return found
+
+
+def clear(path: Path) -> str:
+    """Take the outputs and the measurements out of the notebook; returns a line that says so."""
+    name, notebook = shelf_name(path), read(path)
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    catalogue.shelf_of(notebook, name).pop("measured", None)
+    normalise(notebook, [])
+    catalogue.update_title(notebook, name)
+    write(notebook, path)
+    return "cleared"
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Name and value of `NAME=VALUE`; a value that is no Python literal is taken for a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip().isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return name.strip(), value.strip()
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.measure", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__,
+        epilog="Afterwards, for the tables of the READMEs: python -m tests.catalogue")
+    parser.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="ChapterNN/Name.ipynb")
+    parser.add_argument(
+        "--set", action="append", default=[], type=assignment, metavar="NAME=VALUE", dest="values",
+        help="run with this value of a parameter; the notebook's source keeps its own, and the tables say so")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give a notebook up after this time")
+    parser.add_argument(
+        "--clear", action="store_true", help="run nothing: take outputs and measurements out of the notebooks")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, 1 where a notebook failed, 130 where the user stopped the run."""
+    options = parse(arguments)
+    values = dict(options.values)
+    if os.environ.get("MCVP_OFFLINE") == "1" and not options.clear:
+        print("Not in the miniature world: what is measured there is not real.", file=sys.stderr)
+        return 1
+    paths = [Path(path).resolve() for pattern in options.notebooks for path in sorted(glob(pattern)) or [pattern]]
+    try:
+        for path in paths if values else []:  # a misspelt name shows before the first of many runs
+            shaped_values(values, read(path), shelf_name(path))
+    except NotebookError as error:
+        print(error, file=sys.stderr)
+        return 1
+    failed = False
+    for number, path in enumerate(paths, start=1):
+        name = shelf_name(path)
+        print(f"[{number}/{len(paths)}] {time.strftime('%H:%M:%S')} {name}", flush=True)
+        try:
+            found = clear(path) if options.clear else measure(path, values, options.timeout)
+            print(f"      {found}", flush=True)
+        except NotebookError as error:
+            failed = True
+            print(f"      {error}\n      The notebook is as it was.", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            print(f"      {name}: interrupted\n      The notebook is as it was.", file=sys.stderr, flush=True)
+            return 130
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    for stop in (signal.SIGINT, signal.SIGTERM):  # a polite kill is taken like Ctrl-C
+        signal.signal(stop, signal.default_int_handler)
+    sys.exit(main())
