@@ -12,8 +12,7 @@ import nbformat
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
-SLUG = "PacktPublishing/Modern-Computer-Vision-with-PyTorch-2E"  # the repository on GitHub: stands here and nowhere else
-CHAPTERS = 18
+SLUG = "PacktPublishing/Modern-Computer-Vision-with-PyTorch-2E"  # of the repository on GitHub: stands only here
 
 
 class NotebookError(ValueError):
