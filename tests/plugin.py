@@ -21,7 +21,8 @@ from queue import Empty
 import psutil
 import pytest
 from _pytest._code.code import ReprExceptionInfo, ReprFileLocation, ReprTracebackNative
-from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel, start_new_kernel
+from jupyter_client.manager import KernelManager
+from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager, RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
 from tests import quick
@@ -89,7 +90,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     scratch = config.stash[SCRATCH] = Path(tempfile.mkdtemp(prefix="mcvp-"))
     os.environ["MCVP_SCRATCH"] = str(scratch)
-    os.environ["JUPYTER_RUNTIME_DIR"] = str(scratch / "jupyter")
     if not config.option.full:
         enter_world(scratch / "world")
 
@@ -174,12 +174,20 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> NotebookFi
 
 
 class NotebookKernel(RunningKernel):
-    """A kernel of the Python that runs pytest, in `cwd`, with `env` as its environment."""
+    """A kernel of the Python that runs pytest, in `cwd`, with `env` as its environment and its keys in a file."""
 
-    def __init__(self, cwd: Path, env: dict[str, str]):
-        self.km, self.kc = start_new_kernel(
-            STARTUP_SECONDS, CURRENT_ENV_KERNEL_NAME, cwd=str(cwd), env=env, stderr=subprocess.DEVNULL)
-        self._ensure_iopub_up()
+    def __init__(self, cwd: Path, env: dict[str, str], connection_file: Path):
+        self.km = KernelManager(kernel_name=CURRENT_ENV_KERNEL_NAME, kernel_spec_manager=NbvalKernelspecManager(),
+                                connection_file=str(connection_file))
+        self.km.start_kernel(cwd=str(cwd), env=env, stderr=subprocess.DEVNULL)
+        self.kc = self.km.client()
+        self.kc.start_channels()
+        try:
+            self.kc.wait_for_ready(timeout=STARTUP_SECONDS)
+            self._ensure_iopub_up()
+        except BaseException:
+            self.stop()
+            raise
 
     def await_reply(self, msg_id: str, timeout: float) -> None:
         """As nbval's, but a kernel that dies is noticed: RuntimeError then, queue.Empty after `timeout`."""
@@ -245,7 +253,7 @@ class NotebookFile(IPyNbFile):
             (self.run / "quick.json").write_text(json.dumps(job), encoding="utf-8")
             shutil.copy(KERNEL_FILES / "quick_startup.py", startup)
             env["MCVP_QUICK"] = str(self.run)
-        self.kernel = NotebookKernel(folder, env)
+        self.kernel = NotebookKernel(folder, env, self.run / "kernel.json")
 
     def run_through(self, number: int) -> None:
         """Run the cells up to this number that have not run: a cell asked for alone gets what stands before it."""

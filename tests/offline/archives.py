@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -103,9 +104,9 @@ def build(target: Path, family: str) -> None:
     """
     from tests.offline import environment
 
-    work = target.with_suffix(".building")
+    work = Path(tempfile.mkdtemp(prefix=f"{target.stem}-", suffix=".building", dir=target.parent))
     tree = work / "tree"
-    tree.mkdir(parents=True)
+    tree.mkdir()
     command = [sys.executable, "-m", "tests.offline.families", str(FAMILIES / f"{family}.py"), str(tree)]
     run = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment(work)}, stdin=subprocess.DEVNULL,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")

@@ -2,17 +2,17 @@
 
 A tensor of any shape is a window of one short random vector, seen with small co-prime strides, so that entries
 repeat along diagonals but not along any axis. `torch.load(weights_only=True)` and `load_state_dict` take it as it is.
+The statistics of batch norms are measured, so that the features of a deep random network neither explode nor vanish.
 """
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import nn
 
 STRIDES = (1, 3, 7, 13, 29)  # of the last axis, the one before it, …
-BACKBONE_BRANCH = re.compile(r"bn[23]\.weight$")  # ends a residual branch: kept small, or features grow by each block
 
 
 class Noise:
@@ -47,10 +47,38 @@ def random_like(state: Mapping[str, torch.Tensor], change: Callable[[str], float
     for name, tensor in longest:
         constant = change(name)
         if constant is None and (tensor.ndim < 2 or not tensor.is_floating_point()):
-            constant = (0.5 if BACKBONE_BRANCH.search(name) else
-                        1.0 if name.endswith(("weight", "running_var")) else 0.0)
+            constant = 1.0 if name.endswith(("weight", "running_var")) else 0.0
         if constant is None:
             made[name] = noise.window(tensor.shape, math.sqrt(2 / max(1, math.prod(tensor.shape[1:]))))
         else:
             made[name] = torch.full((), constant, dtype=tensor.dtype).expand(tensor.shape)
     return {name: made[name] for name in state}
+
+
+def pictures(count: int = 8, side: int = 96) -> torch.Tensor:
+    """Smooth noise with the spread of normalised photos: (count, 3, side, side)."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(count, 3, side // 8, side // 8, generator=generator)
+    return nn.functional.interpolate(coarse, size=side, mode="bilinear") + 0.3 * torch.randn(
+        count, 3, side, side, generator=generator)
+
+
+def calibrated(model: nn.Module, trunk: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`state`, with the batch norms' means and variances that `trunk`, a part of `model`, has on noise pictures.
+
+    `model` may lie on the meta device; it takes `state` over. Frozen batch norms count too.
+    """
+    norms = {name: module for name, module in model.named_modules() if getattr(module, "running_var", None) is not None}
+    if not norms:
+        return state
+
+    def measure(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        module.running_var, module.running_mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+
+    model.load_state_dict(state, assign=True)
+    for module in norms.values():
+        module.register_forward_pre_hook(measure)
+    with torch.no_grad():
+        trunk.eval()(pictures())
+    return {**state, **{f"{name}.{part}": getattr(module, part).clone()
+                        for name, module in norms.items() for part in ("running_mean", "running_var")}}

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import torch
 from torchvision.models import WeightsEnum, get_model_builder, get_model_weights
 
-from tests.offline.checkpoints import random_like
+from tests.offline.checkpoints import calibrated, random_like
 
 CHECKPOINTS = "torch/hub/checkpoints"
 MODELS = (
@@ -27,33 +27,33 @@ def file_name(weights: WeightsEnum) -> str:
     return PurePosixPath(urlsplit(weights.url).path).name
 
 
-def state_of(model: str, weights: WeightsEnum) -> dict[str, torch.Tensor]:
-    """Names and shapes (on the meta device) of what `model` loads for `weights`: its own builder tells."""
-    seen = {}
+def empty(model: str, weights: WeightsEnum) -> torch.nn.Module:
+    """The network that `model` fills from `weights`, on the meta device: its own builder makes it."""
+    filled = []
 
     def load_state_dict(module, *args, **kwargs):
-        seen.update(module.state_dict())
+        filled.append(module)
 
     with torch.device("meta"), mock.patch.object(WeightsEnum, "get_state_dict", lambda *args, **kwargs: {}), \
             mock.patch.object(torch.nn.Module, "load_state_dict", load_state_dict):
         get_model_builder(model)(weights=weights)
-    return seen
+    return filled[-1]
 
 
 def detector(name: str) -> float | None:
-    """Constants that make an R-CNN's head answer with boxes: no influence of the picture, and class 1 preferred."""
-    if "roi_heads" in name and name.endswith((".cls_score.weight", ".bbox_pred.weight", "_logits.weight")):
-        return 0.0
-    return None
+    """Constants that make an R-CNN answer with boxes: its anchors as they are, and class 1 whatever the picture."""
+    blind = ("rpn.head.bbox_pred.weight", ".cls_score.weight", ".box_predictor.bbox_pred.weight", "_logits.weight")
+    return 0.0 if name.endswith(blind) and "rpn.head.cls_logits" not in name else None
 
 
 def checkpoint(model: str, weights: WeightsEnum) -> dict[str, torch.Tensor]:
     """A small random checkpoint for these weights; a detector's finds boxes."""
-    state = random_like(state_of(model, weights), detector)
+    network = empty(model, weights)
+    state = random_like(network.state_dict(), detector)
     bias = state.get("roi_heads.box_predictor.cls_score.bias")
     if bias is not None:
         state["roi_heads.box_predictor.cls_score.bias"] = torch.zeros(bias.shape).index_fill_(0, torch.tensor(1), 6.0)
-    return state
+    return calibrated(network, network.backbone if hasattr(network, "transform") else network, state)
 
 
 def build(root: Path) -> None:
