@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -88,6 +89,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError(str(error)) from None
     if config.option.collectonly:
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended tidies up as Ctrl-C does
     scratch = config.stash[SCRATCH] = Path(tempfile.mkdtemp(prefix="mcvp-"))
     os.environ["MCVP_SCRATCH"] = str(scratch)
     if not config.option.full:

@@ -301,17 +301,21 @@ def test_number_of_workers(monkeypatch, arguments, full, memory, expected):
     assert plugin.pytest_xdist_auto_num_workers(config) == expected
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent by a signal")
-def test_ctrl_c_leaves_nothing(shelf):
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("workers, interrupt", [
+    (1, lambda process: os.killpg(process.pid, signal.SIGINT)),  # Ctrl-C reaches all processes of a terminal
+    (0, lambda process: process.terminate()),
+], ids=["Ctrl-C", "terminated"])
+def test_an_interrupted_run_leaves_nothing(shelf, workers, interrupt):
     shelf.add("Long.ipynb", "open('started', 'w').close()\nimport time\ntime.sleep(100)")
-    process = shelf.start("-n", "1", "Chapter01/Long.ipynb")
+    process = shelf.start("-n", str(workers), "Chapter01/Long.ipynb")
     while not list(shelf.temporary.glob("mcvp-*/run-*/Chapter01/started")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
     started = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
+    interrupt(process)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     _, alive = psutil.wait_procs(started, timeout=10)
-    assert len(started) >= 2 and not alive
+    assert len(started) >= 1 + workers and not alive  # the kernel, and the worker that started it
     assert shelf.left() == []

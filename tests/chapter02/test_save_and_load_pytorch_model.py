@@ -1,4 +1,4 @@
-"""The safetensors reader and the checkpoint of the saving notebook, against the library and an uninterrupted training."""
+"""The safetensors reader and the checkpoint of the saving notebook, against library and uninterrupted run."""
 import numpy as np
 import pytest
 import torch

@@ -2,7 +2,7 @@
 
 A tensor of any shape is a window of one short random vector, seen with small co-prime strides, so that entries
 repeat along diagonals but not along any axis. `torch.load(weights_only=True)` and `load_state_dict` take it as it is.
-The statistics of batch norms are measured, so that the features of a deep random network neither explode nor vanish.
+The spreads that batch norms divide by are measured, so that deep random features neither explode nor vanish.
 """
 from __future__ import annotations
 
@@ -55,30 +55,22 @@ def random_like(state: Mapping[str, torch.Tensor], change: Callable[[str], float
     return {name: made[name] for name in state}
 
 
-def pictures(count: int = 8, side: int = 96) -> torch.Tensor:
-    """Smooth noise with the spread of normalised photos: (count, 3, side, side)."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(count, 3, side // 8, side // 8, generator=generator)
-    return nn.functional.interpolate(coarse, size=side, mode="bilinear") + 0.3 * torch.randn(
-        count, 3, side, side, generator=generator)
-
-
 def calibrated(model: nn.Module, trunk: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`state`, with the batch norms' means and variances that `trunk`, a part of `model`, has on noise pictures.
+    """`state`, with the spread that the input of each batch norm has when `trunk`, a part of `model`, sees noise.
 
-    `model` may lie on the meta device; it takes `state` over. Frozen batch norms count too.
+    One number a layer: features keep the size of 1 from layer to layer, and no rare channel is blown up. `model` may
+    lie on the meta device; it takes `state` over. Frozen batch norms count too.
     """
     norms = {name: module for name, module in model.named_modules() if getattr(module, "running_var", None) is not None}
-    if not norms:
-        return state
 
     def measure(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        module.running_var, module.running_mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+        module.running_var = inputs[0].square().mean().expand(module.running_var.shape)
 
-    model.load_state_dict(state, assign=True)
-    for module in norms.values():
-        module.register_forward_pre_hook(measure)
-    with torch.no_grad():
-        trunk.eval()(pictures())
-    return {**state, **{f"{name}.{part}": getattr(module, part).clone()
-                        for name, module in norms.items() for part in ("running_mean", "running_var")}}
+    if norms:
+        model.load_state_dict(state, assign=True)
+        for module in norms.values():
+            module.register_forward_pre_hook(measure)
+        coarse = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            trunk.eval()(nn.functional.interpolate(coarse, size=64, mode="bilinear"))
+    return {**state, **{f"{name}.running_var": module.running_var for name, module in norms.items()}}
