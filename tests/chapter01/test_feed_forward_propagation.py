@@ -1,4 +1,4 @@
-"""Activations, losses and the forward pass of the feed-forward notebook, against PyTorch on random and hostile input."""
+"""What Feed_forward_propagation.ipynb defines, against PyTorch on random and hostile input."""
 import numpy as np
 import pytest
 import torch
@@ -87,3 +87,49 @@ def test_the_network_of_the_chapter():
     parts = lesson.small_network(21)
     assert [part.shape for part in parts] == [(3, 2), (3,), (1, 3), (1,)]
     assert lesson.forward(np.array([[1.0, 1.0]]), *parts)[2].item() == pytest.approx(1.3895, abs=5e-5)
+
+
+def test_softmax_keeps_a_nan_in_its_row():
+    assert np.isnan(lesson.softmax(np.array([[np.nan, 1.0], [2.0, 3.0]]))).tolist() == [[True, True], [False, False]]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_losses_do_not_hide_a_nan(place):
+    """A NaN in the predictions of one sample is a NaN in the mean, as in PyTorch."""
+    z, targets = np.array([0.5, -0.5]), np.array([0.0, 1.0])
+    z[place] = np.nan
+    for loss in (lesson.mse, lesson.mae, lesson.binary_cross_entropy):
+        assert np.isnan(loss(z, targets))
+    assert np.isnan(lesson.cross_entropy(np.stack([z, np.zeros(2)], axis=1), np.array([0, 0])))
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value encountered")
+def test_the_mean_over_no_sample_is_nan_as_in_torch():
+    none, empty = np.zeros(0), torch.zeros(0, dtype=torch.float64)
+    pairs = [(lesson.mse, F.mse_loss), (lesson.mae, F.l1_loss)]
+    pairs.append((lesson.binary_cross_entropy, F.binary_cross_entropy_with_logits))
+    for ours, theirs in pairs:
+        assert np.isnan(ours(none, none)) and torch.isnan(theirs(empty, empty))
+    assert np.isnan(lesson.cross_entropy(np.zeros((0, 3)), np.zeros(0, dtype=int)))
+    assert torch.isnan(F.cross_entropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, 1.0])
+def test_leaky_relu_with_a_slope_of_ones_choice(slope):
+    z = np.array([-1e300, -2.0, -5e-324, -0.0, 0.0, 5e-324, 2.0, 1e300])
+    wanted = F.leaky_relu(torch.from_numpy(z), slope).numpy()
+    np.testing.assert_allclose(lesson.leaky_relu(z, slope), wanted, rtol=1e-15, atol=0)
+
+
+@check
+@given(st.integers(1, 6), st.integers(0, 999), st.sampled_from([0.0, 1e-300, 1.0, 1e3]))
+def test_forward_is_that_of_torch_modules_and_a_nan_stays_in_its_sample(n, seed, scale):
+    rng = np.random.default_rng(seed)
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Sigmoid(), torch.nn.Linear(3, 1)).double()
+    parts = [scale * rng.normal(size=tuple(part.shape)) for part in network.parameters()]
+    network.load_state_dict({name: torch.from_numpy(part) for name, part in zip(network.state_dict(), parts)})
+    X = rng.normal(size=(n, 2))
+    with torch.inference_mode():
+        np.testing.assert_allclose(lesson.forward(X, *parts)[2], network(torch.from_numpy(X)), rtol=1e-10, atol=1e-12)
+    X[0, 1] = np.nan
+    assert np.isnan(lesson.forward(X, *parts)[2][:, 0]).tolist() == [True] + (n - 1) * [False]
