@@ -13,7 +13,7 @@ from tests.offline.checkpoints import random_like
 from tests.offline.hub import Repository, plant
 
 MODELS = ("resnet18.a1_in1k", "resnet50.a1_in1k", "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
-          "vit_small_patch16_224.augreg_in21k_ft_in1k", "efficientnet_b0.ra_in1k", "convnext_tiny.fb_in1k")
+          "vit_small_patch16_224.augreg_in21k_ft_in1k", "convnext_tiny.fb_in1k")
 
 
 def repository_id(model: str) -> str:

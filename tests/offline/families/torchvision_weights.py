@@ -16,7 +16,7 @@ from tests.offline.checkpoints import random_like
 CHECKPOINTS = "torch/hub/checkpoints"
 MODELS = (
     "resnet18", "resnet34", "resnet50", "vgg11", "vgg16", "mobilenet_v3_small", "mobilenet_v3_large",
-    "efficientnet_b0", "vit_b_16",
+    "vit_b_16",
     "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn",
     "maskrcnn_resnet50_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50",
 )

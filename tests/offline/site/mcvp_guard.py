@@ -213,6 +213,11 @@ def datasets_load(module):
     wrap(module, "dataset_module_factory", make)
 
 
+def ultralytics_cfg(module):
+    """Let runs be saved in the world: where it sees pytest, ultralytics would save them beside its own package."""
+    module.TESTS_RUNNING = False
+
+
 def keeping(*names):
     """A hook that lets refusals out of the named functions (`Class.method` or `function`) of a module as they are."""
     def hook(module):
@@ -235,6 +240,7 @@ HOOKS = {
     "huggingface_hub.utils._http": hub_requests,
     "datasets.load": datasets_load,
     "diffusers.configuration_utils": keeping("ConfigMixin.load_config"),
+    "ultralytics.cfg": ultralytics_cfg,
     "ultralytics.utils.downloads": keeping("safe_download", "attempt_download_asset"),
 }
 
