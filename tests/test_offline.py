@@ -184,7 +184,8 @@ def inside_torchvision_data() -> dict:
         "breeds": pets["category", "test"].classes,
         "both": pets["category", "test"].bin_classes, "test labels": sorted({label for _, label in pets["category",
                                                                                                         "test"]}),
-        "masks": [[fits, np.unique(mask).tolist(), float((mask == 1).mean())] for fits, mask in masks]}
+        "masks": [[fits, np.unique(mask).tolist(), float((mask == 1).mean())] for fits, mask in masks],
+        "sky": float(np.mean([(mask[0] == 2).mean() for _, mask in masks]))}
 
     found["voc"] = []
     for year in ("2007", "2012"):
@@ -258,6 +259,7 @@ def test_pets_have_breeds_and_trimaps(facts):
     assert len(pets["breeds"]) == 37 and pets["breeds"][:2] == ["Abyssinian", "American Bulldog"]
     for fits, values, animal in pets["masks"]:
         assert fits and values == [1, 2, 3] and 0.1 < animal < 0.7
+    assert pets["sky"] > 0.8  # what is above the animals is background
 
 
 def test_voc_boxes_are_exact(facts):
@@ -794,6 +796,17 @@ def test_a_damaged_archive_is_built_again(families, tmp_path, damage):
     archives.unpack_all(tmp_path / "again")
     assert held(tmp_path / "again") == WHOLE
     assert (families("one"), families("two")) == (1, 2)
+
+
+def test_no_damaged_byte_passes_for_good(families, tmp_path):
+    archives.unpack_all(tmp_path / "world")
+    whole = archives.archive("one").read_bytes()
+    rng, damaged = np.random.default_rng(0), tmp_path / "damaged.zip"
+    ends = [*range(60), *range(len(whole) - 120, len(whole))]  # where the structure is
+    for at in [*ends, *rng.integers(0, len(whole), 60)]:
+        damaged.write_bytes(whole[:at] + bytes([whole[at] ^ int(rng.integers(1, 256))]) + whole[at + 1:])
+        if archives.unpack(damaged, tmp_path / f"at{at}"):
+            assert held(tmp_path / f"at{at}") == {"one.bin": WHOLE["one.bin"]}, at
 
 
 def test_a_failing_build_says_why_and_leaves_nothing(families, tmp_path):

@@ -41,6 +41,8 @@ def main(arguments: list[str]) -> int:
         except archives.BuildError as error:
             print(f"tests.offline: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
         process = subprocess.Popen([program, *arguments[1:]], env={**os.environ, "PATH": path, **variables})
         # Ctrl+C reaches the command too; it decides, as jupyter lab does by asking, whether to end
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +25,6 @@ FAMILIES = Path(__file__).resolve().parent / "families"
 KEPT = 3  # archives of a family that stay: two branches or two Pythons do not push each other out
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python", "skimage": "scikit-image", "sklearn": "scikit-learn",
                  "yaml": "pyyaml"}  # where the name to import is not the name to install
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
 
 
 class BuildError(RuntimeError):
@@ -138,7 +136,7 @@ def unpack(source: Path, scratch: Path) -> bool:
         with zipfile.ZipFile(source) as file:
             file.extractall(scratch)
         os.utime(source)  # marks it as used, for clean_up
-    except (FileNotFoundError, *DAMAGED):
+    except Exception:  # damaged bytes make zipfile raise errors of many kinds
         return False
     return True
 
