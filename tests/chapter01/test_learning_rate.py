@@ -38,7 +38,8 @@ def test_the_small_network_is_the_one_of_the_chapter():
 def test_hessian_of_line_equals_autograd(seed, n, p):
     A, y, theta = line_problem(seed, n, p)
     design, goal = torch.from_numpy(A), torch.from_numpy(y)
-    expected = torch.autograd.functional.hessian(lambda t: torch.mean((design @ t - goal) ** 2), torch.from_numpy(theta))
+    start = torch.from_numpy(theta)
+    expected = torch.autograd.functional.hessian(lambda t: torch.mean((design @ t - goal) ** 2), start)
     np.testing.assert_allclose(lesson.hessian_of_line(A), expected.numpy(), rtol=1e-10, atol=1e-12)
 
 
@@ -89,8 +90,10 @@ def test_gradients_equal_autograd(seed, n, scale, classify):
     params[1], params[3] = rng.normal(size=hidden), rng.normal(size=outputs)
     X, targets, labels = rng.normal(size=(n, inputs)), rng.normal(size=(n, outputs)), rng.integers(outputs, size=n)
     H, predictions = lesson.forward(params, X)
-    loss, d_output = lesson.cross_entropy(predictions, labels) if classify else lesson.squared_error(predictions[:, :1], targets[:, :1])
-    if not classify:
+    if classify:
+        loss, d_output = lesson.cross_entropy(predictions, labels)
+    else:
+        loss, d_output = lesson.squared_error(predictions[:, :1], targets[:, :1])
         d_output = np.concatenate([d_output, np.zeros((n, outputs - 1))], axis=1)
     W1, b1, W2, b2 = leaves = tensors(params)
     scores = F.linear(torch.sigmoid(F.linear(torch.from_numpy(X), W1, b1)), W2, b2)

@@ -11,8 +11,9 @@ from sklearn.neighbors import NearestCentroid
 
 from tests.definitions import definitions
 
-NAMES = ("three_parts", "nearest_mean", "sigmoid", "init_params", "forward", "cross_entropy", "backward", "small_network",
-         "update", "evaluate", "train", "run", "best_accuracy", "form_starts", "torch_batch_losses")  # fmt: skip
+NAMES = ("three_parts", "nearest_mean", "sigmoid", "init_params", "forward", "cross_entropy", "backward",
+         "small_network", "update",
+         "evaluate", "train", "run", "best_accuracy", "form_starts", "torch_batch_losses")  # fmt: skip
 lesson = definitions("Chapter01/Training_a_neural_network_from_scratch.ipynb", *NAMES)
 exact = settings(deadline=None, derandomize=True, max_examples=25)
 seeds = st.integers(0, 10_000)
@@ -116,7 +117,8 @@ def test_every_sample_is_seen_once_an_epoch(shuffle):
 
 
 def test_run_is_the_recipe():
-    recipe = {"sizes": (5, 4, 3), "rate": 0.5, "batch": 6, "epochs": 3, "scale": 0.0, "shuffle": True, "train_bias": False}
+    recipe = {"sizes": (5, 4, 3), "rate": 0.5, "batch": 6, "epochs": 3, "scale": 0.0, "shuffle": True,
+              "train_bias": False}  # fmt: skip
     best, history, losses = lesson.run(recipe, 0, problem(0), problem(1))
     assert len(history) == 3 and len(losses) == 12
     assert not any(b.any() for _, b in best)  # no bias was trained
@@ -164,4 +166,5 @@ def test_form_starts_finds_planted_forms():
     forms[1][3] = 9  # one slip of the pen
     labels = np.concatenate(forms)
     np.testing.assert_array_equal(lesson.form_starts(labels), [0, 130, 255])
-    assert len(lesson.form_starts(np.zeros(50, dtype=int))) == 0 and len(lesson.form_starts(np.array([], dtype=int))) == 0
+    assert len(lesson.form_starts(np.zeros(50, dtype=int))) == 0
+    assert len(lesson.form_starts(np.array([], dtype=int))) == 0

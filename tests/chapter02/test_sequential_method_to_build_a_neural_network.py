@@ -7,8 +7,9 @@ from torch import nn
 
 from tests.definitions import definitions
 
-lesson = definitions("Chapter02/Sequential_method_to_build_a_neural_network.ipynb",
-                     "count_by_hand", "Residual", "mlp", "conv_block", "Forgetful", "Remembering", "accuracy")  # fmt: skip
+NOTEBOOK = "Chapter02/Sequential_method_to_build_a_neural_network.ipynb"
+lesson = definitions(NOTEBOOK, "count_by_hand", "Residual", "mlp", "conv_block", "Forgetful", "Remembering",
+                     "accuracy")  # fmt: skip
 sizes = st.integers(1, 40)
 
 
