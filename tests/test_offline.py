@@ -381,6 +381,11 @@ def inside_hub() -> dict:
     pinned = transformers.ViTModel.from_pretrained(body, revision=transformers_models.REPOSITORIES[body].revision)
     found["used"][body] = [list(fresh(**inputs).logits.shape),
                            bool(torch.equal(fresh.vit.embeddings.cls_token, pinned.embeddings.cls_token))]
+    cnn = "facebook/convnext-base-224-22k"
+    fresh = transformers.AutoModelForImageClassification.from_pretrained(
+        cnn, num_labels=3, ignore_mismatched_sizes=True)
+    processor = transformers.AutoImageProcessor.from_pretrained(cnn)
+    found["used"][cnn] = [list(fresh(**processor(picture, return_tensors="pt")).logits.shape), processor.image_mean]
     clip = "openai/clip-vit-base-patch32"
     both = transformers.CLIPProcessor.from_pretrained(clip)(text=["a photo of a cat", "a dog"], images=picture,
                                                             return_tensors="pt",
@@ -471,6 +476,7 @@ def test_every_hub_repository_works_at_its_real_visible_sizes(facts):
     assert sorted(used) == facts("hub")["registry"]
     assert used["google/vit-base-patch16-224"] == [[1, 3, 224, 224], [1, 1000], 197, 197, "tabby", True]
     assert used["google/vit-base-patch16-224-in21k"] == [[1, 3], True]
+    assert used["facebook/convnext-base-224-22k"] == [[1, 3], [0.485, 0.456, 0.406]]
     assert used["openai/clip-vit-base-patch32"] == [
         [2, 77], [1, 3, 224, 224], [1, 2], ["a</w>", "photo</w>", "of</w>", "a</w>", "cat</w>"]]
     assert used["facebook/sam-vit-base"] == [[1, 3, 1024, 1024], [1, 3, 120, 160]]

@@ -52,6 +52,15 @@ def vit_body(folder: Path) -> None:
     vit(transformers.ViTModel, folder)
 
 
+def convnext_body(folder: Path) -> None:
+    """A convolutional network with the head for ImageNet-22k and a processor that has ImageNet's mean and deviation."""
+    config = transformers.ConvNextConfig(hidden_sizes=[16, 24, 32, 64], depths=[1, 1, 2, 1], num_labels=21841,
+                                         layer_scale_init_value=1.0, initializer_range=0.2)
+    transformers.ConvNextForImageClassification(config).save_pretrained(folder)
+    transformers.ConvNextImageProcessor(size={"shortest_edge": 224}, crop_pct=0.875, image_mean=[0.485, 0.456, 0.406],
+                                        image_std=[0.229, 0.224, 0.225]).save_pretrained(folder)
+
+
 def clip_both(folder: Path) -> None:
     """Text and picture towers."""
     tokenizer = clip_tokenizer()
@@ -108,6 +117,7 @@ def trocr(folder: Path) -> None:
 REPOSITORIES = {
     "google/vit-base-patch16-224": Repository("3f49326eb077187dfe1c2a2bb15fbd74e6ab91e3", vit_imagenet),
     "google/vit-base-patch16-224-in21k": Repository("b4569560a39a0f1af58e3ddaf17facf20ab919b0", vit_body),
+    "facebook/convnext-base-224-22k": Repository("a9df4c164aa0091a9b681b9418a8e48f60c27d1e", convnext_body),
     "openai/clip-vit-base-patch32": Repository("3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268", clip_both),
     "facebook/sam-vit-base": Repository("70c1a07f894ebb5b307fd9eaaee97b9dfc16068f", sam),
     "facebook/detr-resnet-50": Repository("1d5f47bd3bdd2c4bbfa585418ffe6da5028b4c0b", detr, ("main", "no_timm")),
