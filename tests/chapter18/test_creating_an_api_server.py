@@ -1,0 +1,208 @@
+"""The server of the notebook as a process of its own, over real sockets, and its page in a real browser."""
+import http.client
+import itertools
+import json
+import re
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from tests.chapter18 import browser
+
+MALFORMED = 1000
+
+
+def encode(pixels, kind="PNG"):
+    """Pixels (h, w) or (h, w, 3) uint8 -> the bytes of an image file."""
+    file = BytesIO()
+    Image.fromarray(np.asarray(pixels)).save(file, kind)
+    return file.getvalue()
+
+
+def form(name, content, field=b"file", boundary=b"frame"):
+    """The body of a form with one file; the name is put in as it is, whatever it holds."""
+    head = b'--%s\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n' % (boundary, field, name)
+    return head + b"Content-Type: image/png\r\n\r\n" + content + b"\r\n--%s--\r\n" % boundary
+
+
+def post(port, body, path="/predict", content_type="multipart/form-data; boundary=frame", chunked=False):
+    """Status and text of the answer to one request over a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        headers = {"Content-Type": content_type}
+        pieces = (body[start : start + 65536] for start in range(0, len(body), 65536))
+        connection.request("POST", path, pieces if chunked else body, headers)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def healthy(running):
+    """Whether the process that was started answers, and has left no file in the folders it could write to."""
+    reply = httpx.get(f"{running.url}/health", trust_env=False, timeout=60)
+    return (running.process.poll() is None and reply.json()["status"] == "ok"
+            and not list(running.working.iterdir()) and not list(running.temporary.iterdir()))  # fmt: skip
+
+
+def predict(running, trained, row):
+    """Whether the server answers a test image as the network does when it is called directly."""
+    files = {"file": ("a.png", encode(trained.images[row]))}
+    reply = httpx.post(f"{running.url}/predict", files=files, trust_env=False, timeout=60).json()
+    np.testing.assert_allclose(list(reply["probabilities"].values()), trained.direct[row], rtol=0, atol=1e-6)
+    return reply["class"] == trained.classes[trained.direct[row].argmax()]
+
+
+PATHS = (b"../../etc/passwd", b"/tmp/evil.png", b"..\\..\\evil.png", b"a/../../b.png", b"/", b"./a.png", b"a\x01.png")
+
+
+def malformed(lesson, rng, good):
+    """Endless requests that no honest client sends: (kind, arguments of `post`), the kinds in turn."""
+    noise = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    jpeg = encode(noise, "JPEG")
+    whole = form(b"a.png", good)
+
+    def upload(content, name=b"a.png", **how):
+        return {"body": form(name, content, **how)}
+
+    def broken():
+        place = rng.integers(1, 130)
+        return whole[:place] if rng.random() < 0.5 else whole[place:]
+
+    kinds = {
+        "empty": lambda: upload(b""),
+        "truncated PNG": lambda: upload(good[: rng.integers(1, len(good) - 60)]),
+        "truncated JPEG": lambda: upload(jpeg[: rng.integers(1, len(jpeg) - 200)]),
+        "random bytes": lambda: upload(rng.bytes(rng.integers(1, 2000))),
+        "another type": lambda: upload(encode(noise, rng.choice(["GIF", "BMP", "TIFF"]))),
+        "text as image": lambda: upload(b"<html><script>alert(1)</script></html>" * rng.integers(1, 50)),
+        "bomb": lambda: upload(lesson.claim_size(good, int(rng.integers(10_000, 60_000)))),
+        "path in the name": lambda: upload(good, name=PATHS[rng.integers(len(PATHS))]),
+        "huge name": lambda: upload(good, name=b"a" * rng.integers(256, 20_000) + b".png"),
+        "wrong boundary": lambda: upload(good, boundary=b"other"),
+        "wrong field": lambda: upload(good, field=b"image"),
+        "broken form": lambda: {"body": broken()},
+        "broken form, in chunks": lambda: {"body": broken(), "chunked": True},
+        "bad batch": lambda: {"body": form(b"a.png", good[:200], field=b"files"), "path": "/predict/batch"},
+        "no boundary": lambda: {"body": whole, "content_type": "multipart/form-data"},
+        "no form": lambda: {"body": good, "content_type": str(rng.choice(["image/png", "application/json", "x"]))},
+    }
+    for kind in itertools.cycle(kinds):
+        yield kind, kinds[kind]()
+
+
+def test_a_thousand_malformed_uploads(running, lesson, trained):
+    assert predict(running, trained, 0)
+    rng = np.random.default_rng(0)
+    requests = list(itertools.islice(malformed(lesson, rng, encode(trained.images[0])), MALFORMED))
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda request: post(running.port, **request[1]), requests))
+    for (kind, _), (status, text) in zip(requests, answers, strict=True):
+        assert 400 <= status < 500, f"{kind}: {status} {text}"
+        assert isinstance(json.loads(text)["detail"], str) and json.loads(text)["detail"], kind
+    assert healthy(running)
+    assert all(predict(running, trained, row) for row in range(5))
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["announced", "in chunks"])
+def test_fifty_megabytes(running, trained, chunked):
+    """Refused, and not kept: the memory of the process stays where it was, or nearly so."""
+    process = psutil.Process(running.process.pid)
+    predict(running, trained, 0)
+    before, peak, done = process.memory_info().rss, 0, threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        answers = [post(running.port, form(b"a.png", bytes(50_000_000)), chunked=chunked) for _ in range(3)]
+    finally:
+        done.set()
+        watcher.join()
+    for status, text in answers:
+        assert status == 413 and "megabytes" in json.loads(text)["detail"]
+    assert peak - before < 40e6, f"{(peak - before) / 1e6:.0f} MB more"
+    assert healthy(running) and predict(running, trained, 1)
+
+
+def test_answers_are_the_networks_own(running, trained):
+    for start in range(0, 128, 32):
+        files = [("files", ("a.png", encode(image))) for image in trained.images[start : start + 32]]
+        response = httpx.post(f"{running.url}/predict/batch", files=files, trust_env=False, timeout=60)
+        replies = response.json()["predictions"]
+        found = np.array([list(reply["probabilities"].values()) for reply in replies])
+        np.testing.assert_allclose(found, trained.direct[start : start + 32], rtol=0, atol=1e-6)
+        assert {reply["model_version"] for reply in replies} == {trained.version}
+
+
+def test_many_clients_get_their_own_answers(running, trained):
+    """Good and bad requests at the same time do not touch each other."""
+    def one(row):
+        if row % 3 == 0:
+            return 400 <= post(running.port, form(b"a.png", b"no image"))[0] < 500
+        return predict(running, trained, row)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(one, range(120)))
+
+
+def test_what_is_not_http_is_refused(running):
+    for garbage in (b"\0" * 100 + b"\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: many\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection:
+            connection.sendall(garbage)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+    assert healthy(running)
+
+
+def test_clients_that_stop_half_way_hold_nobody_up(running, trained):
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\nContent-Type: multipart/form-data"
+    silent = [socket.create_connection(("127.0.0.1", running.port), timeout=30) for _ in range(20)]
+    try:
+        for connection in silent:
+            connection.sendall(head + b"; boundary=frame\r\n\r\n--frame")
+        start = time.monotonic()
+        assert predict(running, trained, 2)
+        assert time.monotonic() - start < 15  # the silent ones are waited for in 20
+    finally:
+        for connection in silent:
+            connection.close()
+    assert healthy(running) and predict(running, trained, 3)
+
+
+SAID = "document.querySelector('p[role]').innerText"  # what the page says below the picture
+
+
+@pytest.mark.skipif(browser.find() is None, reason="no browser (chromium, google-chrome ...): the page is not tested")
+def test_the_page_in_a_browser(running, trained, tmp_path):
+    good, bad = tmp_path / "garment.png", tmp_path / "note.png"
+    good.write_bytes(encode(trained.images[4]))
+    bad.write_text("not an image")
+    with browser.page(browser.find(), tmp_path / "profile") as page:
+        page.open(f"{running.url}/")
+        assert page.evaluate("document.title") == "Which garment is this?"
+        page.choose_file("input[type=file]", good)
+        assert page.wait_for("document.querySelector('img').naturalWidth") == 28  # the picture is shown
+        page.evaluate("document.querySelector('button').click()")
+        text = page.wait_for(f"{SAID}.length > 1 && {SAID}")  # a single character says that it is waiting
+        expected = trained.direct[4]
+        found = re.fullmatch(r"(.+), probability ([\d.]+) \(model (\w+)\)", text)
+        assert found, text
+        assert (found[1], found[3]) == (trained.classes[expected.argmax()], trained.version)
+        assert abs(float(found[2]) - expected.max()) < 1e-3
+
+        page.choose_file("input[type=file]", bad)
+        page.evaluate("document.querySelector('button').click()")
+        assert "not an image" in page.wait_for(f"{SAID}.length > 1 && {SAID}")
+    assert healthy(running)
