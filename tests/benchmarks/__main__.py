@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 from tests.definitions import definitions
 
 BATCH_SIZE = 32
-NOTEBOOKS = {"MLP 784-1000-10": "Chapter03/Scaling_the_dataset.ipynb",
-             "CNN 64-128": "Chapter04/CNN_on_FashionMNIST.ipynb"}
+NOTEBOOKS = {"MLP 784-1000-10": ("Chapter03/Steps_to_build_a_neural_network_on_FashionMNIST.ipynb", "new_model"),
+             "CNN 64-128": ("Chapter04/CNN_on_FashionMNIST.ipynb", "new_cnn")}
 
 
 class PerItem(Dataset):
@@ -76,15 +76,16 @@ def floor_epoch(model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor
         optimizer.step()
 
 
-def loops(notebook: str, images: torch.Tensor, labels: torch.Tensor, device: torch.device) -> dict[str, Callable]:
-    """The three loops over one model of `notebook`, each as a function that makes one epoch; name -> function."""
-    lesson = definitions(notebook, "new_model", "train_one_epoch", "to_inputs")
+def loops(notebook: str, builder: str, images: torch.Tensor, labels: torch.Tensor,
+          device: torch.device) -> dict[str, Callable]:
+    """The three loops over the model of `notebook` that its function `builder` makes, by name; each makes one epoch."""
+    lesson = definitions(notebook, builder, "train_one_epoch", "to_inputs")
     images, labels = images.to(device), labels.to(device)
     shape = tuple(lesson.to_inputs(images[:1]).shape[1:])
     channels_last = len(shape) == 3
 
     def fresh(tuned: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = lesson.new_model(0, device)
+        model = getattr(lesson, builder)(0, device)
         layout = torch.channels_last if tuned and channels_last else torch.contiguous_format
         if channels_last:
             model = model.to(memory_format=layout)
@@ -135,10 +136,10 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (arguments.images, 28, 28), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (arguments.images,), generator=generator)
-    for title, notebook in NOTEBOOKS.items():
+    for title, (notebook, builder) in NOTEBOOKS.items():
         if arguments.only and not title.startswith(arguments.only):
             continue
-        functions = loops(notebook, images, labels, device)
+        functions = loops(notebook, builder, images, labels, device)
         times: dict[str, list[float]] = {loop: [] for loop in functions}
         for turn in range(arguments.rounds + 1):
             for loop, function in functions.items():
