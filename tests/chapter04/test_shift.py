@@ -1,4 +1,4 @@
-"""`shift` of chapter 4: nothing wraps around, nothing else changes; the same function in each notebook that has it."""
+"""`shift`: nothing wraps around, nothing else changes; the same function in each notebook that has it."""
 import numpy as np
 import pytest
 import torch
@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from tests.definitions import definitions
 
-NOTEBOOKS = ["Chapter04/Issues_with_image_translation.ipynb", "Chapter04/CNN_on_FashionMNIST.ipynb"]
+NOTEBOOKS = ["Chapter03/Why_neural_networks_for_image_analysis.ipynb", "Chapter04/Issues_with_image_translation.ipynb",
+             "Chapter04/CNN_on_FashionMNIST.ipynb", "Chapter04/Data_augmentation_with_CNN.ipynb"]  # fmt: skip
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
