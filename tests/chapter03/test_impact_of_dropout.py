@@ -39,6 +39,16 @@ def test_outside_training_it_is_the_identity_like_the_librarys(array, p):
     assert torch.equal(lesson.dropout(x, p, False), x) and torch.equal(nn.Dropout(p).eval()(x), x)
 
 
+def test_probability_one_drops_everything_and_what_is_no_probability_is_refused():
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    for out in (lesson.dropout(x, 1, True), nn.Dropout(1)(x)):
+        assert torch.equal(out, torch.zeros(2))
+        assert torch.equal(torch.autograd.grad(out.sum(), x)[0], torch.zeros(2))
+    for p in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="probability"):
+            lesson.dropout(x, p, True)
+
+
 @pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
 def test_as_many_are_dropped_as_by_the_library_and_independently(p):
     x = torch.ones(200_000)
