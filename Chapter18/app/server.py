@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import threading
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+import h11
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,10 +20,11 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from safetensors import SafetensorError, safe_open
 from starlette.formparsers import MultiPartParser
 from torch import nn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 # preprocessing
@@ -118,12 +121,29 @@ def load_classifier(path):
 # limits
 MAX_BODY = 10_000_000  # bytes of a request: a photo from a phone has 2 to 8 million
 MAX_PIXELS = 25_000_000  # of all images of a request together, by what their headers say: a photo has 12 million
+MAX_TEXT = 1_000_000  # characters of the notes in a PNG, unpacked
+MAX_SCANS = 30  # passes over the pixels that a JPEG may order: a photo has 1, a progressive one about 10
 MAX_FILES = 32  # images in a batch
 MAX_NAME = 255  # characters of a file's name
+HEADER_SECONDS = 20  # a connection on which no request begins for so long is closed
 BODY_SECONDS = 20  # a request that takes longer to arrive is given up
-LINGER_SECONDS = 2  # for how long a refused body is still read, and thrown away
+LINGER_SECONDS = 10  # for how long a refused body is still read, and thrown away
+MAX_WORKING = 4  # requests that are decoded at the same time: each may take 300 MB
 MAX_CONNECTIONS = 64  # more are answered 503 at once: the bodies of 64 may take 640 MB
 FORMATS = ("PNG", "JPEG")  # decoders that a stranger's bytes may reach
+
+
+# counting scans
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # codes of segments that have a length
+
+
+def scans(content):
+    """How many passes over its pixels a JPEG file orders; counted no further than MAX_SCANS + 1."""
+    count, place = 0, 0
+    while count <= MAX_SCANS and (marker := MARKER.search(content, place)) and marker[1] != b"\xd9":  # end of the image
+        count += marker[1] == b"\xda"
+        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    return count
 
 
 # opening an upload
@@ -138,7 +158,9 @@ def open_upload(name, content):
     except Image.UnidentifiedImageError as error:
         raise HTTPException(415, f"not an image in a format that is read here: {' or '.join(FORMATS)}") from error
     except Exception as error:  # whatever a decoder raises on a stranger's bytes, the bytes are at fault
-        raise HTTPException(422, "the image is damaged: its header cannot be read") from error
+        raise HTTPException(422, "the image is damaged, or too much text comes before its pixels") from error
+    if image.format in ("JPEG", "MPO") and scans(content) > MAX_SCANS:
+        raise HTTPException(413, f"a JPEG in more than {MAX_SCANS} scans: save the image again, not progressively")
     if image.mode.startswith(("I", "F")):
         raise HTTPException(415, "more than 8 bits for each channel: save the image with 8")
     return image
@@ -172,6 +194,7 @@ def each(function, items):
 
 # reading uploads
 Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
 
 
 def read_uploads(uploads):
@@ -226,17 +249,36 @@ class WholeBody:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         try:
-            body = await asyncio.wait_for(read_body(scope, receive), BODY_SECONDS)
+            bodies = [await asyncio.wait_for(read_body(scope, receive), BODY_SECONDS)]
         except HTTPException as error:
             return await refuse(receive, send, error.status_code, error.detail)
         except asyncio.TimeoutError:
             return await refuse(receive, send, 408, f"the request took more than {BODY_SECONDS} seconds to arrive")
-        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
-        async def replay():
-            return next(messages, None) or await receive()
+        async def replay():  # the body is handed over, not kept
+            if bodies:
+                return {"type": "http.request", "body": bodies.pop(), "more_body": False}
+            return await receive()
 
         await self.app(scope, replay, send)
+
+
+# connection
+class ImpatientConnection(H11Protocol):
+    """uvicorn's connection, closed if no request begins for HEADER_SECONDS or longer."""
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.loop.call_later(HEADER_SECONDS, self.look, None)
+
+    def look(self, last_request):
+        """Close the connection if it waits for a request, and the last one is still the one of the look before."""
+        if self.transport.is_closing():
+            return
+        if self.conn.their_state is h11.IDLE and self.cycle is last_request:
+            self.transport.close()
+        else:
+            self.loop.call_later(HEADER_SECONDS, self.look, self.cycle)
 
 
 # page
@@ -275,7 +317,7 @@ def create_app(classifier):
     MultiPartParser.spool_max_size = MAX_BODY  # bytes of an upload that stay in memory: all of them
     app = FastAPI(title="Which garment is this?", version=classifier.version)
     app.add_middleware(WholeBody)
-    processors = threading.BoundedSemaphore(os.cpu_count() or 1)
+    turns = threading.BoundedSemaphore(min(os.cpu_count() or 1, MAX_WORKING))
 
     @app.exception_handler(RequestValidationError)
     async def explain(request, error):
@@ -291,14 +333,14 @@ def create_app(classifier):
 
     @app.post("/predict")
     def predict(file: UploadFile):
-        with processors:
+        with turns:
             return classifier.answer(read_uploads([file]))[0]
 
     @app.post("/predict/batch")
     def predict_batch(files: list[UploadFile]):
         if len(files) > MAX_FILES:
             raise HTTPException(413, f"more than {MAX_FILES} files: send fewer at once")
-        with processors:
+        with turns:
             return {"predictions": classifier.answer(read_uploads(files))}
 
     return app
@@ -319,7 +361,7 @@ def main():
         parser.exit(2, f"{error}\n")
     torch.set_num_threads(1)
     uvicorn.run(create_app(classifier), host=options.host, port=options.port, access_log=False,
-                limit_concurrency=MAX_CONNECTIONS)  # fmt: skip
+                limit_concurrency=MAX_CONNECTIONS, http=ImpatientConnection)  # fmt: skip
 
 
 if __name__ == "__main__":

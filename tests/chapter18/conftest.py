@@ -40,7 +40,7 @@ def server() -> ModuleType:
 def lesson() -> SimpleNamespace:
     """The notebook's side: what prepares, trains and saves."""
     return definitions(NOTEBOOK, "Preprocessing", "train", "probabilities", "save_classifier", "png", "claim_size",
-                       tqdm=lambda epochs, **options: epochs)  # fmt: skip
+                       "add_notes", "repeat_scan", tqdm=lambda epochs, **options: epochs)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

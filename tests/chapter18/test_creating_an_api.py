@@ -3,17 +3,22 @@ import ast
 import asyncio
 import json
 import re
+import socket
 import sys
 import tempfile
+import threading
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 from starlette.testclient import TestClient
 
@@ -317,6 +322,85 @@ def test_bombs_are_refused_before_they_are_decoded(client, lesson, server, monke
     refused(client.post("/predict/batch", files=many), 413, "megapixels")
 
 
+def test_notes_of_a_png_are_not_unpacked_without_limit(client, lesson):
+    """Thirty-two of them would be 2 GB."""
+    packed = lesson.add_notes(encode(GREY), 60)
+    assert len(packed) < 100_000
+    tracemalloc.start()
+    try:
+        response = client.post("/predict/batch", files=[("files", ("a.png", packed))] * 32)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    refused(response, 422, "too much text")
+    assert peak < 40e6, f"{peak / 1e6:.0f} MB"
+    refused(predict(client, encode(GREY)[:-12] + packed[33 : -len(encode(GREY)) + 33] + encode(GREY)[-12:]), 422)
+
+
+def test_ordinary_notes_are_no_fault(client):
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Comment", "a" * 50_000, zip=True)
+    assert predict(client, encode(GREY, pnginfo=notes)).status_code == 200
+
+
+def test_scans_are_counted(server, lesson):
+    colours = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    baseline, progressive = encode(colours, "JPEG"), encode(colours, "JPEG", progressive=True)
+    restarts = encode(colours, "JPEG", restart_marker_blocks=1)
+    thumbnail = baseline[:2] + b"\xff\xe1" + (len(progressive) + 2).to_bytes(2, "big") + progressive + baseline[2:]
+    assert re.search(rb"\xff[\xd0-\xd7]", restarts)
+    for content in (baseline, restarts, thumbnail, baseline + b"\xff\xda" * 100):
+        assert server.scans(content) == 1
+    assert 5 < server.scans(progressive) == progressive.count(b"\xff\xda") < server.MAX_SCANS
+    for times in (1, 5, 10):
+        assert server.scans(lesson.repeat_scan(progressive, times)) == server.scans(progressive) + times
+    assert server.scans(lesson.repeat_scan(progressive, 5000)) == server.MAX_SCANS + 1
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(st.binary(max_size=300))
+def test_counting_scans_ends(server, content):
+    assert 0 <= server.scans(content) <= server.MAX_SCANS + 1
+    assert 0 <= server.scans(content.replace(b"\0", b"\xff\xda")) <= server.MAX_SCANS + 1
+
+
+def encoded_end(content):
+    """Where the first picture of a JPEG file ends."""
+    return content.index(b"\xff\xd9") + 2
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(client, lesson, server, monkeypatch):
+    content = encode(GREY, "JPEG", progressive=True)
+    assert predict(client, content).status_code == 200
+    monkeypatch.setattr(server, "grey_pixels", lambda image: pytest.fail("decoded"))
+    refused(predict(client, lesson.repeat_scan(content, 2000), name="a.jpg"), 413, "scans")
+    file = BytesIO()
+    GREY.save(file, "MPO", save_all=True, append_images=[GREY])
+    first, second = file.getvalue()[: encoded_end(file.getvalue())], file.getvalue()[encoded_end(file.getvalue()) :]
+    refused(predict(client, lesson.repeat_scan(first, 40) + second, name="a.jpg"), 413, "scans")
+
+
+def test_few_requests_are_decoded_at_the_same_time(server, classifier, monkeypatch):
+    """However many processors there are: their images would not fit into memory."""
+    working, most, lock = 0, 0, threading.Lock()
+
+    def read_uploads(uploads):
+        nonlocal working, most
+        with lock:
+            working += 1
+            most = max(most, working)
+        time.sleep(0.05)
+        with lock:
+            working -= 1
+        return [np.zeros((28, 28), dtype=np.uint8)]
+
+    monkeypatch.setattr(server, "read_uploads", read_uploads)
+    monkeypatch.setattr(server.os, "cpu_count", lambda: 64)
+    with TestClient(server.create_app(classifier)) as client, ThreadPoolExecutor(16) as pool:
+        assert {answer.status_code for answer in pool.map(lambda _: predict(client, b"x"), range(32))} == {200}
+    assert most == server.MAX_WORKING
+
+
 def test_batches_are_refused_as_a_whole(client):
     good, bad = ("files", ("a.png", encode(GREY))), ("files", ("b.png", b"hello"))
     refused(client.post("/predict/batch", files=[good, bad, good]), 415, "file 2: ")
@@ -433,6 +517,79 @@ def test_a_client_that_goes_silent_is_given_up(hurried):
     assert status == 408 and bodies == [] and "seconds" in json.loads(answer)["detail"]
 
 
+def test_the_body_is_handed_over_and_not_kept(server):
+    """A request that waits for its turn holds its upload once, not twice."""
+    held = None
+
+    async def application(scope, receive, send):
+        nonlocal held
+        message = await receive()
+        assert len(message.pop("body")) == 5_000_000
+        held = tracemalloc.get_traced_memory()[0]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive():
+        return {"type": "http.request", "body": bytes(5_000_000), "more_body": False}
+
+    async def send(message):
+        pass
+
+    tracemalloc.start()
+    try:
+        asyncio.run(server.WholeBody(application)({"type": "http", "headers": []}, receive, send))
+    finally:
+        tracemalloc.stop()
+    assert held < 1e6
+
+
+@pytest.fixture
+def impatient(server, classifier, monkeypatch):
+    """The port of a server in a thread of this process whose connections wait for half a second."""
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.5)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = uvicorn.Config(server.create_app(classifier), port=port, http=server.ImpatientConnection,
+                            timeout_keep_alive=60, log_level="warning")  # fmt: skip
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    end = time.monotonic() + 30
+    while not running.started:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    yield port
+    running.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+GET = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize("first, second", [(b"", b""), (b"GET /hea", b""), (GET, b""), (GET, b"GET /hea")])
+def test_a_connection_without_a_request_is_closed(impatient, first, second):
+    with socket.create_connection(("127.0.0.1", impatient), timeout=10) as connection:
+        if first:
+            connection.sendall(first)
+            connection.sendall(second)
+        start = time.monotonic()
+        answer = b"".join(iter(lambda: connection.recv(10_000), b""))  # until the server closes
+        assert time.monotonic() - start < 5
+        assert answer.startswith(b"HTTP/1.1 200") if first == GET else answer == b""
+
+
+def test_a_request_in_progress_is_not_cut_off(impatient):
+    """A body on its way has a clock of its own."""
+    body = b"--frame--\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", impatient), timeout=10) as connection:
+        connection.sendall(head + b"Content-Type: multipart/form-data; boundary=frame\r\n\r\n" + body[:1])
+        time.sleep(1.5)
+        connection.sendall(body[1:])
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 422")
+
+
 # --- nothing on disk
 
 
@@ -473,7 +630,7 @@ def test_the_container_installs_what_the_program_imports():
     lines = (APP / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pinned = [line.partition("==")[0] for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in lines if line and not line.startswith("#"))
-    packages = {"PIL": "pillow", "starlette": "fastapi"}  # fastapi brings starlette
+    packages = {"PIL": "pillow", "starlette": "fastapi", "h11": "uvicorn"}  # fastapi brings starlette, uvicorn h11
     imported = {(node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).partition(".")[0]
                 for node in ast.parse((APP / "server.py").read_text(encoding="utf-8")).body
                 if isinstance(node, (ast.Import, ast.ImportFrom))}  # fmt: skip

@@ -20,10 +20,10 @@ from tests.chapter18 import browser
 MALFORMED = 1000
 
 
-def encode(pixels, kind="PNG"):
+def encode(pixels, kind="PNG", **options):
     """Pixels (h, w) or (h, w, 3) uint8 -> the bytes of an image file."""
     file = BytesIO()
-    Image.fromarray(np.asarray(pixels)).save(file, kind)
+    Image.fromarray(np.asarray(pixels)).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -68,6 +68,9 @@ def malformed(lesson, rng, good):
     """Endless requests that no honest client sends: (kind, arguments of `post`), the kinds in turn."""
     noise = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
     jpeg = encode(noise, "JPEG")
+    progressive = encode(noise, "JPEG", progressive=True)
+    notes = lesson.add_notes(good, 60)
+    too_long = [form(b"a.png", bytes(megabytes * 10**6)) for megabytes in (10, 11, 15, 50)]  # built once, sent often
     whole = form(b"a.png", good)
 
     def upload(content, name=b"a.png", **how):
@@ -85,6 +88,9 @@ def malformed(lesson, rng, good):
         "another type": lambda: upload(encode(noise, rng.choice(["GIF", "BMP", "TIFF"]))),
         "text as image": lambda: upload(b"<html><script>alert(1)</script></html>" * rng.integers(1, 50)),
         "bomb": lambda: upload(lesson.claim_size(good, int(rng.integers(10_000, 60_000)))),
+        "10 to 50 MB": lambda: {"body": too_long[rng.integers(len(too_long))], "chunked": rng.random() < 0.5},
+        "notes that unpack to 60 MB": lambda: upload(notes),
+        "thousands of scans": lambda: upload(lesson.repeat_scan(progressive, int(rng.integers(2000, 4000)))),
         "path in the name": lambda: upload(good, name=PATHS[rng.integers(len(PATHS))]),
         "huge name": lambda: upload(good, name=b"a" * rng.integers(256, 20_000) + b".png"),
         "wrong boundary": lambda: upload(good, boundary=b"other"),
@@ -179,6 +185,19 @@ def test_clients_that_stop_half_way_hold_nobody_up(running, trained):
         for connection in silent:
             connection.close()
     assert healthy(running) and predict(running, trained, 3)
+
+
+def test_connections_beyond_the_limit_are_told_so(running, server):
+    silent = [socket.create_connection(("127.0.0.1", running.port), timeout=30) for _ in range(server.MAX_CONNECTIONS)]
+    try:
+        assert httpx.get(f"{running.url}/health", trust_env=False, timeout=60).status_code == 503
+    finally:
+        for connection in silent:
+            connection.close()
+    end = time.monotonic() + 30
+    while httpx.get(f"{running.url}/health", trust_env=False, timeout=60).status_code == 503:
+        assert time.monotonic() < end
+    assert healthy(running)
 
 
 SAID = "document.querySelector('p[role]').innerText"  # what the page says below the picture
