@@ -62,7 +62,12 @@ SECRETS = {
 }
 TEST_SWITCHES = (r"SMOKE|QUICK_(TEST|RUN)|FAST_RUN|PYTEST|MCVP_|GITHUB_ACTIONS"
                  r"|\bCI\b.*(environ|getenv)|(environ|getenv).*\bCI\b")
-SKIPS = r"NBVAL_(?!CHECK_OUTPUT\b)\w+"
+SKIPS = r"(NBVAL|PYTEST_VALIDATE)_(?!CHECK_OUTPUT\b)\w+"
+MACHINERY = r"# *(NBVAL_CHECK_OUTPUT|fmt: *\w+|(isort|yapf|ruff|pylint|mypy): *\w+|type: *ignore)"
+COLLAPSED = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # JupyterLab's way, Colab's way
+COLLAPSED_TAG = "hide-input"  # a rendered book's way
+COLLAPSED_TITLE = "# @title "  # first line: Colab shows what follows in place of the code
+SCHEMATICS = {"canvas", "box", "arrow", "matrix"}  # the functions that draw schematics
 ABSOLUTE_PATHS = (r"(?<![\w.~/<])/(home|root|Users|tmp|private/var|var/folders)\b|/content\b"
                   r"|\b[A-Za-z]:[\\/]+Users\b|/(site|dist)-packages/|" + re.escape(str(ROOT)))
 SHELL_CALLS = {"get_ipython().system", "get_ipython().getoutput", "os.system", "os.popen", "subprocess.getoutput"}
@@ -150,6 +155,11 @@ def places(notebook: NotebookNode, tag: str) -> list[int]:
 def lines(cell: NotebookNode) -> int:
     """How many lines a cell has."""
     return cell.source.count("\n") + 1
+
+
+def is_collapsed(cell: NotebookNode) -> bool:
+    """Whether a reader sees a cell's code only after asking for it: the rules on length are for what is read."""
+    return COLLAPSED_TAG in cell.metadata.get("tags", [])
 
 
 def without_code(markdown: str) -> str:
@@ -399,7 +409,7 @@ def numbered_sections(notebook: NotebookNode, path: Path) -> Iterator[str]:
 def check_before_results(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """Something is asserted before the results, and no assertion is one that cannot fail."""
     for number, node in nodes(notebook, ast.Assert):
-        if isinstance(node.test, (ast.Constant, ast.Tuple)):
+        if isinstance(node.test, ast.Constant):
             yield f"cell {number}: `{ast.unparse(node)}` cannot fail: check something that was computed"
     checks = [number for number, _ in nodes(notebook, ast.Assert)]
     checks += [number for number, _, name in calls(notebook)
@@ -480,8 +490,13 @@ def code_runs(notebook: NotebookNode, path: Path) -> Iterator[str]:
 
 @rule
 def cell_length(notebook: NotebookNode, path: Path) -> Iterator[str]:
-    """Code cells are short: below 10 lines at the median, at most 30, at most 40 where they only define."""
+    """Code cells are short: below 10 lines at the median, at most 30, at most 40 where they only define.
+
+    Collapsed ones may have any length, here and in the next rule.
+    """
     for number, tree in trees(notebook):
+        if is_collapsed(notebook.cells[number - 1]):
+            continue
         found = lines(notebook.cells[number - 1])
         defines = all(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) for node in tree.body)
         limit = LONGEST_DEFINITION if defines else LONGEST_CELL
@@ -496,7 +511,7 @@ def cell_length(notebook: NotebookNode, path: Path) -> Iterator[str]:
 def enough_prose(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """At least three words of prose for each line of code."""
     words = sum(len(cell.source.split()) for _, cell in cells(notebook, "markdown"))
-    code = sum(lines(cell) for cell in code_cells(notebook))
+    code = sum(lines(cell) for cell in code_cells(notebook) if not is_collapsed(cell))
     if words < WORDS_PER_LINE * code:
         yield f"{words} words of prose for {code} lines of code: there must be {WORDS_PER_LINE * code} or more"
 
@@ -521,14 +536,6 @@ def few_magics(notebook: NotebookNode, path: Path) -> Iterator[str]:
 
 
 @rule
-def explicit_imports(notebook: NotebookNode, path: Path) -> Iterator[str]:
-    """No star import: a reader sees where each name comes from."""
-    for number, node in nodes(notebook, ast.ImportFrom):
-        if node.names[0].name == "*":
-            yield f"cell {number}: `{ast.unparse(node)}`: name what is imported"
-
-
-@rule
 def living_packages(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """No package that is no longer kept, where there is a successor."""
     for number, node in (*nodes(notebook, ast.Import), *nodes(notebook, ast.ImportFrom)):
@@ -549,14 +556,6 @@ def imports_first(notebook: NotebookNode, path: Path) -> Iterator[str]:
 
 
 @rule
-def no_bare_except(notebook: NotebookNode, path: Path) -> Iterator[str]:
-    """An `except` names what it catches."""
-    for number, node in nodes(notebook, ast.ExceptHandler):
-        if node.type is None:
-            yield f"cell {number}: bare `except:`: name the exception"
-
-
-@rule
 def no_test_switch(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """A lesson does not know that it is tested."""
     return in_code(notebook, TEST_SWITCHES, "no test switch in a lesson: quick values stand in tests/quick.toml")
@@ -564,11 +563,31 @@ def no_test_switch(notebook: NotebookNode, path: Path) -> Iterator[str]:
 
 @rule
 def no_skipped_cells(notebook: NotebookNode, path: Path) -> Iterator[str]:
-    """Every cell is run and must succeed: no marker but `# NBVAL_CHECK_OUTPUT`, no tag that skips or excuses a cell."""
+    """Every cell is run and must succeed: no marker and no tag that skips or excuses a cell."""
     yield from in_code(notebook, SKIPS, "every cell is tested: delete the marker")
     for tag in ("nbval-skip", "nbval-raises-exception", "nbval-ignore-output", "raises-exception", "skip-execution"):
         for number in places(notebook, tag):
             yield f"cell {number}: tag {tag}: every cell is tested: delete the tag"
+
+
+@rule
+def no_machinery(notebook: NotebookNode, path: Path) -> Iterator[str]:
+    """A reader sees no comment that is meant for a tool: whose output is compared says the tag `nbval-check-output`."""
+    return in_code(notebook, MACHINERY, "a reader sees this: tag the cell `nbval-check-output`, or leave it out")
+
+
+@rule
+def collapsed_cells(notebook: NotebookNode, path: Path) -> Iterator[str]:
+    """What a reader need not read is collapsed wherever the notebook is opened, and schematics are always."""
+    for number, cell in cells(notebook, "code"):
+        signs = [*(cell.metadata.get(key) == value for key, value in COLLAPSED.items()),
+                 is_collapsed(cell), cell.source.startswith(COLLAPSED_TITLE)]
+        if any(signs) and not all(signs):
+            yield (f"cell {number}: collapsed in some tools only: metadata {json.dumps(COLLAPSED)}, tag "
+                   f"`{COLLAPSED_TAG}` and a first line `{COLLAPSED_TITLE}...` go together")
+    for number, node in nodes(notebook, ast.FunctionDef):
+        if node.name in SCHEMATICS and not is_collapsed(notebook.cells[number - 1]):
+            yield f"cell {number}: `{node.name}` draws schematics: collapse the cell"
 
 
 @rule

@@ -42,10 +42,10 @@ class Shelf:
             cells[parameters].metadata["tags"] = ["parameters"]
         write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title"), *cells]), self.chapter / name)
 
-    def add_with_output(self, name: str, source: str, printed: str) -> None:
-        """Write a notebook of one code cell that once printed `printed`."""
+    def add_with_output(self, name: str, source: str, printed: str, *tags: str) -> None:
+        """Write a notebook of one code cell, with these tags, that once printed `printed`."""
         output = nbformat.v4.new_output("stream", name="stdout", text=printed)
-        cell = nbformat.v4.new_code_cell(source, execution_count=1, outputs=[output])
+        cell = nbformat.v4.new_code_cell(source, execution_count=1, outputs=[output], metadata={"tags": list(tags)})
         write(nbformat.v4.new_notebook(cells=[cell]), self.chapter / name)
 
     def files(self) -> set[str]:
@@ -106,8 +106,8 @@ def outcome(tmp_path_factory):
     shelf.add("Fine.ipynb", FINE.format(python=sys.executable), "assert Path('written.txt').exists()")
     shelf.add("Raises.ipynb", "x = 1", "x / 0", "print('not reached')")
     shelf.add("Dies.ipynb", "import os; os._exit(1)", "1")
-    shelf.add_with_output("Same.ipynb", "# NBVAL_CHECK_OUTPUT\nprint(6 * 7)", "42\n")
-    shelf.add_with_output("Differs.ipynb", "# NBVAL_CHECK_OUTPUT\nprint(6 * 7)", "41\n")
+    shelf.add_with_output("Same.ipynb", "print(6 * 7)", "42\n", "nbval-check-output")
+    shelf.add_with_output("Differs.ipynb", "print(6 * 7)", "41\n", "nbval-check-output")
     shelf.add_with_output("Unmarked.ipynb", "print(6 * 7)", "41\n")
     shelf.add("Refused.ipynb", "import socket; socket.getaddrinfo('refused.example', 80)")
     shelf.add("Swallowed.ipynb", ASK, "ask()")
