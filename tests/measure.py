@@ -21,7 +21,6 @@ import logging
 import os
 import platform
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -51,10 +50,10 @@ from nbformat import NotebookNode
 
 from tests import catalogue
 from tests.notebooks import NotebookError, code_cells, code_digest, parameters, read, same_type, tagged, write
-from tests.quick import shaped
+from tests.offline.site.mcvp_classroom import copy_folder
+from tests.quick import set_parameters, shaped
 
 SIZE_LIMIT = 1_000_000  # bytes of a notebook on disk
-STARTUP = Path(__file__).parent / "kernel" / "quick_startup.py"  # sets parameters in the kernel
 PROGRESS_BAR = re.compile(r"\d%\||\d\S{0,9} \[\d+:\d\d[,<]")  # of tqdm, with and without a total
 SAMPLING_SECONDS = 0.2  # between two looks at the memory of the kernel's processes
 
@@ -132,16 +131,15 @@ def execute(notebook: NotebookNode, path: Path, values: dict[str, Any], scratch:
     """
     name = shelf_name(path)
     folder = scratch / path.parent.name
-    shutil.copytree(path.parent, folder, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints", "__pycache__"))
+    copy_folder(path.parent, folder)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
     caches = cache_folders()
     cached = megabytes(caches)
-    environment = {**os.environ, "MCVP_QUICK": str(scratch)}
-    environment.pop("MPLBACKEND", None)  # the kernel's own shows the figures
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # the kernel's own
+    own_sources = [(cell, cell.source) for cell in tagged(notebook, "parameters")]
+    set_parameters(notebook, values)
     with _kernel(notebook, folder, environment) as (client, tree):
-        if values:
-            _set_parameters(client, notebook, values, scratch)
         started = time.monotonic()
         if timeout is not None:
             client.timeout_func = lambda cell: max(0.1, started + timeout - time.monotonic())
@@ -150,11 +148,11 @@ def execute(notebook: NotebookNode, path: Path, values: dict[str, Any], scratch:
                 client.execute_cell(cell, index)
         seconds = time.monotonic() - started
         tree.stop()
-        if missed := values.keys() - _applied(scratch):
-            raise NotebookError(f"{name}: could not be set in the kernel: {', '.join(sorted(missed))}")
         report = _ask(client, inspect.getsource(_kernel_report), "_kernel_report()")
     if report["status"] == "error":
         raise NotebookError(f"{name}: {report['evalue']}")
+    for cell, source in own_sources:
+        cell.source = source
     flatten_widgets(notebook, client.widget_state)
     return Run(seconds=seconds, host_peak_mb=tree.peak_mb, downloaded_mb=megabytes(caches) - cached,
                **json.loads(ast.literal_eval(report["data"]["text/plain"])))
@@ -203,20 +201,6 @@ def _place(notebook: NotebookNode, cell: NotebookNode) -> str:
     """`code cell 3 (first line)`: the number is the one that Jupyter shows after a run."""
     number = next(number for number, other in enumerate(code_cells(notebook), start=1) if other is cell)
     return f"code cell {number} ({(cell.source.strip().splitlines() or [''])[0]})"
-
-
-def _set_parameters(client: NotebookClient, notebook: NotebookNode, values: dict[str, Any], folder: Path) -> None:
-    """Have the kernel's start-up file replace these values in the parameters cells; `folder` is its MCVP_QUICK."""
-    cells = [cell.source for cell in tagged(notebook, "parameters")]
-    literals = {name: repr(value) for name, value in values.items()}
-    (folder / "quick.json").write_text(json.dumps({"cells": cells, "values": literals}), encoding="utf-8")
-    _ask(client, STARTUP.read_text(encoding="utf-8"), "None")
-
-
-def _applied(folder: Path) -> set[str]:
-    """The parameters that the start-up file says it has replaced."""
-    record = folder / "applied.txt"
-    return set(record.read_text(encoding="utf-8").split()) if record.exists() else set()
 
 
 def _ask(client: NotebookClient, source: str, expression: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from tests.offline.site.mcvp_classroom import assigned
+
 ROOT = Path(__file__).resolve().parent.parent
 SLUG = "PacktPublishing/Modern-Computer-Vision-with-PyTorch-2E"  # of the repository on GitHub: stands only here
 
@@ -80,18 +82,11 @@ def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
 def assignments(source: str) -> dict[str, Any]:
     """Name -> value of the plain assignments of literals in a cell's source (`EPOCHS = 10`); others are left out."""
     found = {}
-    for statement in ast.parse(source).body:
-        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-            target, value = statement.targets[0], statement.value
-        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            target, value = statement.target, statement.value
-        else:
+    for name, value in assigned(source):
+        try:
+            found[name] = ast.literal_eval(value)
+        except ValueError:
             continue
-        if isinstance(target, ast.Name):
-            try:
-                found[target.id] = ast.literal_eval(value)
-            except ValueError:
-                continue
     return found
 
 

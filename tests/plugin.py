@@ -1,13 +1,12 @@
 """The pytest plugin that runs the shelf: every notebook cell by cell through nbval, in one of two profiles.
 
-Quick (the default): the parameters of tests/quick.toml, the miniature world of tests/offline, no network, a time limit.
+Quick (the default): the parameters of tests/quick, the miniature world of tests/offline, no network, a time limit.
 Full (`--full`): the notebooks as they are, the network and this machine's own caches.
 
 Each notebook is a file of test items: one per code cell, and a last one, `notebook`, for what only the whole can show.
 """
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -27,14 +26,14 @@ from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager, Runnin
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
 from tests import quick
-from tests.notebooks import NotebookError, parameters, read, tagged
+from tests.notebooks import NotebookError, read
+from tests.offline.site.mcvp_classroom import copy_folder
 
 pytest_plugins = ["nbval.plugin"]  # its options; pyproject.toml keeps it from being loaded before this file
 
 MEMORY_PER_WORKER = 2 * 2**30  # bytes: a kernel with torch, transformers and a small model, and its runner
 STARTUP_SECONDS = 60  # to wait for a kernel
 SHOWN = 10  # notebooks in the table of times
-KERNEL_FILES = Path(__file__).parent / "kernel"
 SECONDS = "seconds"  # the property of a notebook's last item that holds its time
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -75,11 +74,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_report_header(config: pytest.Config) -> str:
     if config.option.full:
         return "notebooks: full profile, network open"
-    return "notebooks: quick profile (tests/quick.toml), miniature world (tests/offline), no network"
+    return "notebooks: quick profile (tests/quick), miniature world (tests/offline), no network"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Check quick.toml and prepare the world, once, in the environment that workers and kernels inherit."""
+    """Check the quick values and prepare the world, once, in the environment that workers and kernels inherit."""
     config = session.config
     if hasattr(config, "workerinput"):  # a worker: the process that started it has done this
         return
@@ -209,7 +208,7 @@ class NotebookFile(IPyNbFile):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.compare_outputs = False  # but for the cells marked NBVAL_CHECK_OUTPUT
-        self.values = self.config.stash[QUICK].get(self.nodeid, {})
+        self.values = self.config.stash[QUICK].get(self.nodeid, {})  # of parameters
         self.unreadable: str | None = None
         self.cells: list[NotebookCell] = []
         self.pending: list[NotebookCell] = []
@@ -228,6 +227,7 @@ class NotebookFile(IPyNbFile):
                 NotebookCell.from_parent(
                     self, name=f"Cell {number}", cell_num=number, cell=item.cell, options=item.options)
                 for number, item in enumerate(super().collect(), start=1)]
+            quick.set_parameters(self.nb, self.values)
         self.pending = list(self.cells)
         yield from self.cells
         yield WholeNotebook.from_parent(self, name="notebook")
@@ -241,20 +241,11 @@ class NotebookFile(IPyNbFile):
         self.run = Path(tempfile.mkdtemp(prefix="run-", dir=scratch))
         chapter = self.path.parent
         folder = self.run / chapter.name
-        shutil.copytree(chapter, folder, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints", "__pycache__"))
-        startup = self.run / "ipython" / "profile_default" / "startup"
-        startup.mkdir(parents=True)
+        copy_folder(chapter, folder)
         env = {name: value for name, value in os.environ.items()
                if name != "MPLBACKEND" and not name.startswith("PYTEST_")}  # as for a reader
         env |= {"IPYTHONDIR": str(self.run / "ipython"), "MCVP_NOTEBOOK": self.nodeid}
         env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), scratch)  # what a killed kernel leaves is removed with it
-        if self.values:
-            own = parameters(self.nb)
-            job = {"cells": [cell.source for cell in tagged(self.nb, "parameters")],
-                   "values": {name: repr(quick.shaped(value, own[name])) for name, value in self.values.items()}}
-            (self.run / "quick.json").write_text(json.dumps(job), encoding="utf-8")
-            shutil.copy(KERNEL_FILES / "quick_startup.py", startup)
-            env["MCVP_QUICK"] = str(self.run)
         self.kernel = NotebookKernel(folder, env, self.run / "kernel.json")
 
     def run_through(self, number: int) -> None:
@@ -285,14 +276,10 @@ class NotebookFile(IPyNbFile):
             return found
         if not self.ran:
             return [f"{self.nodeid}: ran no code cell"]
-        applied = self.run / "applied.txt"
-        names = applied.read_text(encoding="utf-8").split() if applied.exists() else []
-        found += [f"{self.nodeid}: {name} of tests/quick.toml was not applied: no parameters cell ran that sets it"
-                  for name in self.values if name not in names]
         limit = float(self.config.getini("quick_seconds"))
         if not self.config.option.full and self.seconds > limit:
             found.append(f"{self.nodeid}: took {self.seconds:.1f} s, the quick profile allows {limit:g} s: "
-                         "lower its parameters in tests/quick.toml")
+                         f"lower its parameters in tests/quick/{self.path.parent.name}.toml")
         return found
 
     def describe(self, error: NbCellError) -> ReprExceptionInfo:

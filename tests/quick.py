@@ -1,10 +1,22 @@
-"""`tests/quick.toml`: per notebook, the values of its `parameters` cell that the quick profile replaces."""
+"""`tests/quick/ChapterNN.toml`: per notebook, the values of its `parameters` cell that the quick profile replaces.
+
+    ["Name.ipynb"]
+    STEPS = 50
+    SEEDS = [0]  # a tuple in the notebook stays a tuple
+
+A notebook, a name or a type that is not the notebook's own is an error before anything runs.
+"""
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.notebooks import NotebookError, notebooks, parameters, read, same_type
+from nbformat import NotebookNode
+
+from tests.notebooks import NotebookError, notebooks, parameters, read, same_type, tagged
+from tests.offline.site.mcvp_classroom import assigned, rewrite
 
 try:
     import tomllib
@@ -15,18 +27,19 @@ Quick = dict[str, dict[str, Any]]  # `Chapter01/Name.ipynb` -> parameter -> valu
 
 
 class QuickError(ValueError):
-    """tests/quick.toml asks for something that is not there; the message names every wrong entry."""
+    """tests/quick asks for something that is not there; the message names every wrong entry."""
 
 
 def load(root: Path) -> Quick:
-    """The tables of `root/tests/quick.toml`, none where there is no such file. Raises QuickError if it is not TOML."""
-    path = root / "tests" / "quick.toml"
-    if not path.exists():
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise QuickError(f"{path}: {error}") from None
+    """The tables of all files `root/tests/quick/ChapterNN.toml`. Raises QuickError where one is not TOML."""
+    quick: Quick = {}
+    for path in sorted((root / "tests" / "quick").glob("*.toml")):
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise QuickError(f"{path}: {error}") from None
+        quick.update({f"{path.stem}/{name}": values for name, values in tables.items()})
+    return quick
 
 
 def check(quick: Quick, root: Path) -> None:
@@ -36,19 +49,22 @@ def check(quick: Quick, root: Path) -> None:
     """
     paths = {path.relative_to(root).as_posix(): path for path in notebooks(root)}
     wrong = []
-    for name, values in quick.items():
+    for notebook, values in quick.items():
+        chapter, _, name = notebook.partition("/")
+        where = f"tests/quick/{chapter}.toml: "
         if not isinstance(values, dict):
-            wrong.append(f'{name} = {values!r}: of no notebook; write ["ChapterNN/Name.ipynb"] in a line above')
-        elif name not in paths:
-            wrong.append(f'["{name}"]: no such notebook; there are: {_listed(paths)}')
+            wrong.append(f'{where}{name} = {values!r}: of no notebook; write ["Name.ipynb"] in a line above')
+        elif notebook not in paths:
+            there = [path.name for path in paths.values() if path.parent.name == chapter]
+            wrong.append(f'{where}["{name}"]: no such notebook; there are: {_listed(there)}')
         else:
             try:
-                own = parameters(read(paths[name]))
+                own = parameters(read(paths[notebook]))
             except NotebookError:
                 continue
-            wrong.extend(f'["{name}"] {problem}' for problem in _wrong_values(values, own))
+            wrong.extend(f'{where}["{name}"] {problem}' for problem in _wrong_values(values, own))
     if wrong:
-        raise QuickError("\n".join(f"tests/quick.toml: {problem}" for problem in wrong))
+        raise QuickError("\n".join(wrong))
 
 
 def shaped(value: Any, original: Any) -> Any:
@@ -56,6 +72,39 @@ def shaped(value: Any, original: Any) -> Any:
     if isinstance(original, (list, tuple)):
         return type(original)(shaped(item, original[0]) if original else item for item in value)
     return float(value) if isinstance(original, float) else value
+
+
+def set_parameters(notebook: NotebookNode, values: dict[str, Any]) -> None:
+    """Replace these values, which `check` has passed, in the sources of the notebook's parameters cells."""
+    literals = _literals(notebook, values)
+    for cell in tagged(notebook, "parameters"):
+        cell.source = rewrite(cell.source, literals)
+
+
+def parameter_cells(quick: Quick, root: Path) -> list[dict[str, dict[str, str]]]:
+    """Every parameters cell that `quick` changes, as the kernels of the classroom know it (`mcvp_classroom.known`).
+
+    An unreadable notebook and an entry that no longer fits are passed over: a reader may have changed the notebook.
+    """
+    cells = []
+    for path in notebooks(root):
+        try:
+            notebook = read(path)
+            own = parameters(notebook)
+        except (NotebookError, SyntaxError):
+            continue
+        values = {name: value for name, value in quick.get(path.relative_to(root).as_posix(), {}).items()
+                  if name in own and same_type(value, own[name])}
+        for cell in tagged(notebook, "parameters") if values else ():
+            sides = {name: ast.unparse(side) for name, side in assigned(cell.source)}
+            literals = _literals(notebook, {name: value for name, value in values.items() if name in sides})
+            cells.append({"own": sides, "quick": literals})
+    return cells
+
+
+def _literals(notebook: NotebookNode, values: dict[str, Any]) -> dict[str, str]:
+    own = parameters(notebook)
+    return {name: repr(shaped(value, own[name])) for name, value in values.items()}
 
 
 def _wrong_values(values: dict[str, Any], own: dict[str, Any]) -> list[str]:
@@ -69,5 +118,5 @@ def _wrong_values(values: dict[str, Any], own: dict[str, Any]) -> list[str]:
     return wrong
 
 
-def _listed(names: dict[str, Any]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"

@@ -558,7 +558,7 @@ def imports_first(notebook: NotebookNode, path: Path) -> Iterator[str]:
 @rule
 def no_test_switch(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """A lesson does not know that it is tested."""
-    return in_code(notebook, TEST_SWITCHES, "no test switch in a lesson: quick values stand in tests/quick.toml")
+    return in_code(notebook, TEST_SWITCHES, "no test switch in a lesson: quick values stand in tests/quick")
 
 
 @rule

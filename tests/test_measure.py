@@ -283,14 +283,6 @@ def test_wrong_value_stops_before_anything_runs(tmp_path, capsys, value, message
     assert path.read_bytes() == before
 
 
-def test_value_that_the_kernel_did_not_take_is_an_error(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(measure, "STARTUP", tmp_path / "startup.py")
-    measure.STARTUP.write_text("pass")
-    path = make(tmp_path, new_code_cell("STEPS = 3", metadata={"tags": ["parameters"]}), RESULTS)
-    assert measure.main(["--set", "STEPS=7", str(path)]) == 1
-    assert "could not be set in the kernel: STEPS" in capsys.readouterr().err
-
-
 def test_miniature_world_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MCVP_OFFLINE", "1")
     path = make(tmp_path, RESULTS)

@@ -30,7 +30,7 @@ class Shelf:
         self.root = root / "shelf"
         self.temporary = root / "tmp"  # where its runs have their scratch folders
         self.chapter = self.root / "Chapter01"
-        for folder in (self.temporary, self.chapter, self.root / "tests"):
+        for folder in (self.temporary, self.chapter, self.root / "tests/quick"):
             folder.mkdir(parents=True)
         for name in ("conftest.py", "pyproject.toml"):
             shutil.copy(ROOT / name, self.root)
@@ -42,8 +42,17 @@ class Shelf:
             cells[parameters].metadata["tags"] = ["parameters"]
         write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title"), *cells]), self.chapter / name)
 
+<<<<<<< HEAD
     def add_with_output(self, name: str, source: str, printed: str, *tags: str) -> None:
         """Write a notebook of one code cell, with these tags, that once printed `printed`."""
+=======
+    def quick(self, text: str) -> None:
+        """Write the quick values of the chapter."""
+        (self.root / "tests/quick/Chapter01.toml").write_text(text)
+
+    def add_with_output(self, name: str, source: str, printed: str) -> None:
+        """Write a notebook of one code cell that once printed `printed`."""
+>>>>>>> b6715da
         output = nbformat.v4.new_output("stream", name="stdout", text=printed)
         cell = nbformat.v4.new_code_cell(source, execution_count=1, outputs=[output], metadata={"tags": list(tags)})
         write(nbformat.v4.new_notebook(cells=[cell]), self.chapter / name)
@@ -118,9 +127,7 @@ def outcome(tmp_path_factory):
     shelf.add("Quick.ipynb", "STEPS = 1  # the same name elsewhere", "assert STEPS == 1", PARAMETERS,
               "assert (STEPS, RATES, NAME, HALF) == (4, (3.0,), 'kept', 2), (STEPS, RATES, NAME, HALF)\n"
               "assert type(RATES[0]) is float\nSTEPS = 7", "assert STEPS == 7", parameters=2)
-    shelf.add("Idle.ipynb", "# NBVAL_SKIP\nSTEPS = 5", "1", parameters=0)
-    (shelf.root / "tests/quick.toml").write_text(
-        '["Chapter01/Quick.ipynb"]\nSTEPS = 4\nRATES = [3]\n["Chapter01/Idle.ipynb"]\nSTEPS = 2\n')
+    shelf.quick('["Quick.ipynb"]\nSTEPS = 4\nRATES = [3]\n')
     (shelf.root / "tests/test_ordinary.py").write_text(f"{ASK}\ndef test_quiet():\n    ask()\n")
     before = shelf.files()
     result = shelf.run("-n", "2")
@@ -150,7 +157,6 @@ def test_passes(outcome, notebook):
     ("Skipped", "notebook", "Chapter01/Skipped.ipynb: ran no code cell"),
     ("Torn", "notebook", "Torn.ipynb: not a valid notebook: "),
     ("Invalid", "notebook", "Invalid.ipynb: not a valid notebook: "),
-    ("Idle", "notebook", "Chapter01/Idle.ipynb: STEPS of tests/quick.toml was not applied"),
 ])
 def test_fails_once(outcome, notebook, test, message):
     """One failure, in the place and by the words expected; whatever follows it in the notebook is not run."""
@@ -233,7 +239,7 @@ def test_one_cell_gets_what_stands_before_it(shelf):
 
 
 def test_full_profile(shelf):
-    (shelf.root / "tests/quick.toml").write_text('["Chapter01/One.ipynb"]\nSTEPS = 4\n')
+    shelf.quick('["One.ipynb"]\nSTEPS = 4\n')
     shelf.add("Environment.ipynb", "import os\nassert 'MCVP_OFFLINE' not in os.environ",
               "assert os.environ['OMP_NUM_THREADS'] == '7'", "import time\ntime.sleep(1)")
     result = shelf.run("--full", "-o", "quick_seconds=0.5")
@@ -243,26 +249,26 @@ def test_full_profile(shelf):
 
 
 def test_a_wrong_entry_stops_the_run_before_it_starts(shelf):
-    (shelf.root / "tests/quick.toml").write_text('["Chapter01/One.ipynb"]\nSTEP = 4\n')
+    shelf.quick('["One.ipynb"]\nSTEP = 4\n')
     result = shelf.run()
     assert result.code == pytest.ExitCode.USAGE_ERROR
-    assert 'ERROR: tests/quick.toml: ["Chapter01/One.ipynb"] STEP: no such parameter; ' in result.output
+    assert 'ERROR: tests/quick/Chapter01.toml: ["One.ipynb"] STEP: no such parameter; ' in result.output
     assert not result.tests and "Traceback" not in result.output
 
 
 @pytest.mark.parametrize("text, message", [
-    ('["Chapter01/Won.ipynb"]', '["Chapter01/Won.ipynb"]: no such notebook; there are: Chapter01/One.ipynb'),
-    ('["Chapter01/One.ipynb"]\nsteps = 4', "steps: no such parameter; there are: STEPS, RATES, NAME"),
-    ('["Chapter01/One.ipynb"]\nHALF = 4', "HALF: no such parameter; there are: STEPS, RATES, NAME"),
-    ('["Chapter01/One.ipynb"]\nSTEPS = 4.5', "STEPS = 4.5: another type than the notebook's STEPS = 100"),
-    ('["Chapter01/One.ipynb"]\nSTEPS = true', "STEPS = True: another type"),
-    ('["Chapter01/One.ipynb"]\nRATES = ["a"]', "RATES = ['a']: another type"),
-    ('["Chapter01/One.ipynb"]\nNAME = 1', "NAME = 1: another type than the notebook's NAME = 'kept'"),
+    ('["Won.ipynb"]', 'Chapter01.toml: ["Won.ipynb"]: no such notebook; there are: One.ipynb'),
+    ('["One.ipynb"]\nsteps = 4', "steps: no such parameter; there are: STEPS, RATES, NAME"),
+    ('["One.ipynb"]\nHALF = 4', "HALF: no such parameter; there are: STEPS, RATES, NAME"),
+    ('["One.ipynb"]\nSTEPS = 4.5', "STEPS = 4.5: another type than the notebook's STEPS = 100"),
+    ('["One.ipynb"]\nSTEPS = true', "STEPS = True: another type"),
+    ('["One.ipynb"]\nRATES = ["a"]', "RATES = ['a']: another type"),
+    ('["One.ipynb"]\nNAME = 1', "NAME = 1: another type than the notebook's NAME = 'kept'"),
     ("STEPS = 4", "STEPS = 4: of no notebook; "),
-    ("STEPS = ", "quick.toml: "),
+    ("STEPS = ", "Chapter01.toml: "),
 ])
 def test_wrong_entries(shelf, text, message):
-    (shelf.root / "tests/quick.toml").write_text(text)
+    shelf.quick(text)
     with pytest.raises(quick.QuickError, match=re.escape(message)):
         quick.check(quick.load(shelf.root), shelf.root)
 
@@ -271,9 +277,9 @@ def test_every_wrong_entry_is_named(shelf):
     with pytest.raises(quick.QuickError) as error:
         quick.check({"Chapter01/One.ipynb": {"A": 1, "STEPS": 2, "B": 1}, "Chapter02/Two.ipynb": {}}, shelf.root)
     assert [line.partition(";")[0] for line in str(error.value).splitlines()] == [
-        'tests/quick.toml: ["Chapter01/One.ipynb"] A: no such parameter',
-        'tests/quick.toml: ["Chapter01/One.ipynb"] B: no such parameter',
-        'tests/quick.toml: ["Chapter02/Two.ipynb"]: no such notebook']
+        'tests/quick/Chapter01.toml: ["One.ipynb"] A: no such parameter',
+        'tests/quick/Chapter01.toml: ["One.ipynb"] B: no such parameter',
+        'tests/quick/Chapter02.toml: ["Two.ipynb"]: no such notebook']
 
 
 def test_entries_of_an_unreadable_notebook_do_not_stop_the_others(shelf):
@@ -281,7 +287,7 @@ def test_entries_of_an_unreadable_notebook_do_not_stop_the_others(shelf):
     quick.check({"Chapter01/One.ipynb": {"STEPS": 2}}, shelf.root)
 
 
-def test_quick_toml_of_this_shelf():
+def test_quick_values_of_this_shelf():
     quick.check(quick.load(ROOT), ROOT)
 
 
