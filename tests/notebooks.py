@@ -7,6 +7,7 @@ import io
 import os
 import re
 import tempfile
+import textwrap
 import tokenize
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,19 @@ def parameters(notebook: NotebookNode) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for cell in tagged(notebook, "parameters"):
         found.update(assignments(cell.source))
+    return found
+
+
+def answers(notebook: NotebookNode) -> list[tuple[str, str]]:
+    """Where it stands, and the code, of each answer in code: every ```python fence within <details>, in order.
+
+    The tests run them after the last cell. Code that is not to be run stands in a fence of another kind (```text).
+    """
+    found = []
+    for number, cell in enumerate(notebook.cells, start=1):
+        for details in re.findall(r"<details>(.*?)</details>", cell.source, re.DOTALL) * (cell.cell_type == "markdown"):
+            for _, code in re.findall(r"^( *)```python\n(.*?)^\1```", details, re.DOTALL | re.MULTILINE):
+                found.append((f"answer {len(found) + 1} in code (in cell {number})", textwrap.dedent(code)))
     return found
 
 
