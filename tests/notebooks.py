@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import os
+import re
 import tempfile
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +117,33 @@ def same_type(value: Any, original: Any) -> bool:
 
 
 def code_digest(notebook: NotebookNode) -> str:
-    """Twelve hex digits that change when the code of any cell changes (prose, outputs and metadata do not count)."""
+    """Twelve hex digits that change when the code of any cell changes.
+
+    Prose, outputs, metadata, comments and blank lines do not count.
+    """
     digest = hashlib.sha256()
     for cell in code_cells(notebook):
-        digest.update(cell.source.strip().encode())
+        digest.update(bare_code(cell.source).encode())
         digest.update(b"\0")
     return digest.hexdigest()[:12]
+
+
+def bare_code(source: str) -> str:
+    """A cell's source without comments, blank lines and spaces at the ends of lines.
+
+    The text is cut, not made anew from tokens or a tree, so every version of Python gives the same. What stands inside
+    a string stays as it is, and so does a line of IPython (`%pip`, `!`). A source that is not Python stays whole.
+    """
+    shielded = re.sub(r"^(\s*)((?:%%?[A-Za-z]|!).*)$", lambda line: line[1] + repr(line[2]), source, flags=re.MULTILINE)
+    lines = shielded.split("\n")
+    inside: set[int] = set()  # lines that end within a string
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(shielded).readline):
+            row, column = token.start
+            if token.type == tokenize.COMMENT:
+                lines[row - 1] = lines[row - 1][:column]
+            inside.update(range(row, token.end[0]))
+    except (tokenize.TokenError, SyntaxError):  # an IndentationError is a SyntaxError
+        return source.strip()
+    return "\n".join(line if row in inside else line.rstrip()
+                     for row, line in enumerate(lines, start=1) if row in inside or line.strip())
