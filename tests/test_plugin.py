@@ -22,6 +22,10 @@ from tests import plugin, quick
 from tests.notebooks import ROOT, write
 from tests.offline import SITE
 
+IN_A_TERMINAL = {  # a script that runs tests in the background hands down that Ctrl-C is ignored
+    "start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+} if os.name == "posix" else {}
+
 
 class Shelf:
     """A shelf of one chapter in a folder of its own, with the repository's settings and runner."""
@@ -67,7 +71,7 @@ class Shelf:
         env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(self.temporary))
         return subprocess.Popen(
             [sys.executable, "-m", "pytest", "-rA", *arguments], cwd=cwd or self.root, env=env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=os.name == "posix")
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **IN_A_TERMINAL)
 
     def run(self, *arguments: str, cwd: Path | None = None) -> SimpleNamespace:
         """Run pytest; the exit code, the output, and test -> (outcome, message) of what passed or failed."""
@@ -308,7 +312,9 @@ def test_number_of_workers(monkeypatch, arguments, full, memory, expected):
 ], ids=["Ctrl-C", "terminated"])
 def test_an_interrupted_run_leaves_nothing(shelf, workers, interrupt):
     shelf.add("Long.ipynb", "open('started', 'w').close()\nimport time\ntime.sleep(100)")
+    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background
     process = shelf.start("-n", str(workers), "Chapter01/Long.ipynb")
+    signal.signal(signal.SIGINT, ours)
     while not list(shelf.temporary.glob("mcvp-*/run-*/Chapter01/started")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
