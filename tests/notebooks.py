@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import ast
+import copy
+import functools
 import hashlib
 import io
 import os
@@ -13,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 from tests.offline.site.mcvp_classroom import assigned
 
 ROOT = Path(__file__).resolve().parent.parent
 SLUG = "PacktPublishing/Modern-Computer-Vision-with-PyTorch-2E"  # of the repository on GitHub: stands only here
+SIZE_LIMIT = 1_500_000  # bytes of a notebook on disk
 
 
 class NotebookError(ValueError):
@@ -26,8 +30,8 @@ class NotebookError(ValueError):
 
 
 def name_of(path: Path) -> str:
-    """`Chapter01/Name.ipynb` of a notebook's path, with forward slashes on every system."""
-    return Path(path).resolve().relative_to(ROOT).as_posix()
+    """`Chapter01/Name.ipynb`: the folder and the name of a notebook's path."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def notebooks(root: Path = ROOT) -> list[Path]:
@@ -78,6 +82,30 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
     """The cells that carry `tag`."""
     return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def first_part(notebook: NotebookNode) -> NotebookNode | None:
+    """The notebook up to the first cell tagged `hub`, its cells shared with it; None where no cell is."""
+    for place, cell in enumerate(notebook.cells):
+        if "hub" in cell.metadata.get("tags", []):
+            part = copy.copy(notebook)
+            part.cells = notebook.cells[:place]
+            return part
+    return None
+
+
+def python_source(source: str) -> str:
+    """A cell's source in plain Python, as IPython itself would run it."""
+    return TransformerManager().transform_cell(source)
+
+
+@functools.lru_cache(maxsize=512)
+def parse(source: str) -> ast.Module:
+    """The syntax tree of a cell, its magics and `!` lines read as calls of `get_ipython()`. Raises SyntaxError.
+
+    The tree is shared between callers: read it, do not change it.
+    """
+    return ast.parse(python_source(source))
 
 
 def assignments(source: str) -> dict[str, Any]:
@@ -135,6 +163,15 @@ def code_digest(notebook: NotebookNode) -> str:
         digest.update(bare_code(cell.source).encode())
         digest.update(b"\0")
     return digest.hexdigest()[:12]
+
+
+def is_current(entry: dict[str, Any], notebook: NotebookNode) -> bool:
+    """Whether a measurement (an entry of `shelf.measured`) was made with the code that the notebook has now.
+
+    One of the first part (`first_part` is true in it) is bound to the code of that part alone.
+    """
+    part = first_part(notebook) if entry.get("first_part") else notebook
+    return part is not None and entry.get("code") == code_digest(part)
 
 
 def bare_code(source: str) -> str:

@@ -22,6 +22,10 @@ from tests import plugin, quick
 from tests.notebooks import ROOT, write
 from tests.offline import SITE
 
+IN_A_TERMINAL = {  # a script that runs tests in the background hands down that Ctrl-C is ignored
+    "start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+} if os.name == "posix" else {}
+
 
 def heed_ctrl_c() -> None:
     """As in a terminal, even where this pytest was started with Ctrl-C ignored, as a script's `pytest &` is."""
