@@ -14,11 +14,12 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 
-# Importing these leaves nothing behind but modules; others (ultralytics, say) change how numbers are printed.
-LARGE = {"PIL", "accelerate", "datasets", "diffusers", "huggingface_hub", "matplotlib", "numpy", "pandas",
-         "safetensors", "scipy", "skimage", "sklearn", "torch", "torchmetrics", "torchvision", "transformers"}
+# Importing these changes nothing for a notebook that does not; ultralytics, say, changes how numbers are printed.
+LARGE = {"PIL", "datasets", "diffusers", "huggingface_hub", "matplotlib", "numpy", "pandas", "safetensors", "scipy",
+         "skimage", "sklearn", "torch", "torchmetrics", "torchvision", "transformers"}
 THREADS = {"jemalloc_bg_thd"}  # of pyarrow's allocator, which sees to itself when a process forks
 
 
@@ -73,6 +74,15 @@ def threads() -> list[str]:
     return [name for name in names if name not in THREADS]
 
 
+def execute(statement: str) -> None:
+    """Execute an import statement, without the rules it may bring for warnings that are not the library's own."""
+    rules = warnings.filters[:]
+    with contextlib.suppress(Exception):  # the notebook will say it
+        exec(statement, {})
+    warnings.filters[:] = [rule for rule in warnings.filters
+                           if rule in rules or rule[1] is not None or rule[2].__module__ != "builtins"]
+
+
 def serve() -> dict | None:
     """Fork a kernel for each line of the standard input: its request, in the kernel; None at the end of the input."""
     requests, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -83,6 +93,7 @@ def serve() -> dict | None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # kernels that end leave no zombies
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel ends with the process of this number
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as ipykernel sets it for its imports
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else a look for a GPU takes hold of it
     import ipykernel.ipkernel  # noqa: F401  (first, as in a kernel: what is imported later may look for it)
 
     before = dict(os.environ)
@@ -92,8 +103,7 @@ def serve() -> dict | None:
         for statement in request["imports"]:
             if statement not in done:
                 done.add(statement)
-                with contextlib.suppress(Exception):  # the notebook will say it
-                    exec(statement, {})
+                execute(statement)
         gc.collect()
         gc.freeze()  # what is there now stays in memory that all kernels share
         if others := threads():
