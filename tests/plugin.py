@@ -60,6 +60,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "unless -n says otherwise, because two trainings at once distort each other's time"))
     group.addoption("--fresh-kernels", action="store_true", help=(
         "start every kernel as a process of its own, as Jupyter does; the quick profile forks them on Linux"))
+    group.addoption("--device", choices=["simulated"], help=(
+        "run the notebooks on a device that is not the CPU: tests/offline/site/mcvp_device.py, quick profile only"))
     parser.addini("quick_seconds", "a notebook that needs more processor time fails in the quick profile", default="60")
     parser.addini("full_cell_seconds", "a cell that takes longer is stopped in the full profile", default="3600")
 
@@ -68,6 +70,8 @@ def pytest_configure(config: pytest.Config) -> None:
     option = config.option
     option.nbval = option.nbval_lax = False  # the files below collect the notebooks; nbval's own would do it again
     option.nbval_cell_timeout = float(config.getini("full_cell_seconds")) if option.full else GUARD_SECONDS
+    if option.full and option.device:
+        raise pytest.UsageError("--device simulated is for the quick profile; --full uses the device there is")
     try:
         config.stash[QUICK] = {} if option.full else quick.load(config.rootpath)
     except quick.QuickError as error:
@@ -85,7 +89,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_report_header(config: pytest.Config) -> str:
     if config.option.full:
         return "notebooks: full profile, network open"
-    return "notebooks: quick profile (tests/quick), miniature world (tests/offline), no network"
+    device = f", {config.option.device} accelerator" if config.option.device else ""
+    return f"notebooks: quick profile (tests/quick), miniature world (tests/offline), no network{device}"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -104,6 +109,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     os.environ["MCVP_SCRATCH"] = str(scratch)
     if not config.option.full:
         enter_world(scratch / "world")
+    os.environ["MCVP_KERNEL_DEVICE"] = config.option.device or ""
 
 
 def enter_world(folder: Path) -> None:
@@ -146,6 +152,7 @@ def reader_environment() -> dict[str, str]:
     """
     env = {name: value for name, value in os.environ.items()
            if name not in ("MPLBACKEND", "MCVP_CLASSROOM") and not name.startswith("PYTEST_")}
+    env["MCVP_DEVICE"] = env.pop("MCVP_KERNEL_DEVICE", "")
     return env | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), os.environ["MCVP_SCRATCH"])
 
 

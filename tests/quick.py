@@ -9,6 +9,7 @@ A notebook, a name or a type that is not the notebook's own is an error before a
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,6 @@ from nbformat import NotebookNode
 
 from tests.notebooks import NotebookError, notebooks, parameters, read, same_type, tagged
 from tests.offline.site.mcvp_classroom import assigned, rewrite
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 Quick = dict[str, dict[str, Any]]  # `Chapter01/Name.ipynb` -> parameter -> value
 

@@ -17,5 +17,9 @@ def _load_the_one_we_hide():
 if os.environ.get("MCVP_OFFLINE") == "1":
     import mcvp_guard
 
+    if os.environ.get("MCVP_DEVICE") == "simulated":
+        import mcvp_device
+
+        mcvp_guard.HOOKS["torch"] = mcvp_device.install
     mcvp_guard.close()
 _load_the_one_we_hide()
