@@ -15,7 +15,9 @@ from tests.offline import archives, prepare
 USAGE = """usage: python -m tests.offline COMMAND [ARGUMENT …]
 
 Runs the command in the miniature world: small data and tiny models where the libraries look for them, no network.
-For example the classroom without a network:   python -m tests.offline jupyter lab"""
+For example the classroom without a network:   python -m tests.offline jupyter lab
+
+`python -m tests.offline check` (network open) compares what the world stands for with the hub and the servers."""
 
 
 def find(command: str, path: str) -> str | None:
@@ -30,6 +32,10 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
+    if arguments[0] == "check":
+        from tests.offline import check
+
+        return check.main(arguments[1:])
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
     program = find(arguments[0], path)
     if program is None:
