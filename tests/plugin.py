@@ -108,17 +108,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     scratch = config.stash[SCRATCH] = Path(tempfile.mkdtemp(prefix="mcvp-"))
     os.environ["MCVP_SCRATCH"] = str(scratch)
     if not config.option.full:
-        enter_world(scratch / "world")
+        enter_world(scratch / "world", config)
     os.environ["MCVP_KERNEL_DEVICE"] = config.option.device or ""
 
 
-def enter_world(folder: Path) -> None:
+def enter_world(folder: Path, config: pytest.Config) -> None:
     """Prepare the miniature world in `folder`; from then on this process and all it starts have it, and no network."""
-    from tests.offline import archives, prepare
+    from tests.offline import archives, needs, prepare
     from tests.offline.site import mcvp_guard
 
     try:
-        world = prepare(folder)
+        world = prepare(folder, needs.of_arguments(config.args, config.invocation_params.dir))
     except archives.BuildError as error:
         raise pytest.UsageError(str(error)) from None
     inside = os.environ.get("MCVP_OFFLINE") == "1"

@@ -24,7 +24,9 @@ USAGE = """usage: python -m tests.offline [--as-is] COMMAND [ARGUMENT …]
 
 Runs the command in the miniature world: small data and tiny models where the libraries look for them, no network.
 Notebooks get small numbers in their parameters cell, in memory; with --as-is they keep their own.
-For example the classroom without a network:   python -m tests.offline jupyter lab"""
+For example the classroom without a network:   python -m tests.offline jupyter lab
+
+`python -m tests.offline check` (network open) compares what the world stands for with the hub and the servers."""
 BANNER = "Miniature world: small data, random weights, no network; numbers and pictures are not real."
 CONFIGURATION = "get_config().InteractiveShellApp.extensions = ['mcvp_classroom']\n"
 
@@ -58,6 +60,10 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
+    if arguments[0] == "check":
+        from tests.offline import check
+
+        return check.main(arguments[1:])
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
     program = find(arguments[0], path)
     if program is None:

@@ -19,6 +19,12 @@ def text_model(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(text_config(tokenizer)).eval()
 
 
+def vision_config(width: int = 32) -> dict:
+    """A vision model of patches of 32 pixels in pictures of 224."""
+    return {"hidden_size": width, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "image_size": 224, "patch_size": 32, "projection_dim": 512}
+
+
 def image_processor() -> CLIPImageProcessor:
     """CLIP's own: 224 pixels, its own mean and spread."""
     return CLIPImageProcessor()
@@ -26,7 +32,4 @@ def image_processor() -> CLIPImageProcessor:
 
 def config(tokenizer: CLIPTokenizer) -> CLIPConfig:
     """Both towers of a tiny CLIP ViT-B/32."""
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "image_size": 224,
-              "patch_size": 32, "projection_dim": 512}
-    return CLIPConfig(text_config=text_config(tokenizer).to_dict(), vision_config=vision, projection_dim=512)
+    return CLIPConfig(text_config=text_config(tokenizer).to_dict(), vision_config=vision_config(), projection_dim=512)

@@ -1,8 +1,8 @@
 """timm: random checkpoints of real shapes as the hub repositories that `create_model(name, pretrained=True)` reads."""
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +10,9 @@ import timm
 import torch
 
 from tests.offline.checkpoints import random_like
-from tests.offline.hub import Repository, plant
+from tests.offline.hub import Repository, home, plant, planted
 
-MODELS = ("resnet18.a1_in1k", "resnet50.a1_in1k", "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
-          "vit_small_patch16_224.augreg_in21k_ft_in1k", "convnext_tiny.fb_in1k")
+SERVES = ("timm",)
 
 
 def repository_id(model: str) -> str:
@@ -34,8 +33,44 @@ def fill(model: str, folder: Path) -> None:
         {"architecture": config.architecture, "num_classes": config.num_classes, "pretrained_cfg": kept}))
 
 
+def classifier(size: int) -> Callable[[str, str | None], None]:
+    """How a classifier is used: a new head loads, and a picture of this size gives 1,000 logits."""
+    def use(model: str, revision: str | None) -> None:
+        with torch.device("meta"):
+            timm.create_model(model, pretrained=True, num_classes=5)
+        with torch.inference_mode():
+            logits = timm.create_model(model, pretrained=True).eval()(torch.rand(1, 3, size, size))
+        assert logits.shape == (1, 1000) and logits.isfinite().all()
+    return use
+
+
+def model_of(name: str, size: int, licence: str | None = "apache-2.0") -> Repository:
+    """An entry of the registry: the main branch of the repository that timm names."""
+    return Repository(None, partial(fill, name), classifier(size), licence, ("config.json", "pytorch_model.bin"),
+                      config={
+        "config.json": {"architecture": name.partition(".")[0], "num_classes": 1000}})
+
+
+ENTRIES = {
+    "resnet18.a1_in1k": model_of("resnet18.a1_in1k", 64),
+    "resnet50.a1_in1k": model_of("resnet50.a1_in1k", 64),
+    "vit_tiny_patch16_224.augreg_in21k_ft_in1k": model_of("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 224),
+    "vit_small_patch16_224.augreg_in21k_ft_in1k": model_of("vit_small_patch16_224.augreg_in21k_ft_in1k", 224),
+    "convnext_tiny.fb_in1k": model_of("convnext_tiny.fb_in1k", 64),
+    "mobilenetv3_small_100.lamb_in1k": model_of("mobilenetv3_small_100.lamb_in1k", 64),
+    "efficientnet_b0.ra_in1k": model_of("efficientnet_b0.ra_in1k", 64),
+    "tf_efficientnet_lite0.in1k": model_of("tf_efficientnet_lite0.in1k", 64),
+    "vgg16.tv_in1k": model_of("vgg16.tv_in1k", 64, "bsd-3-clause"),
+}
+
+
+def use(name: str) -> None:
+    """Load one model inside the world and run it."""
+    planted(home(), repository_id(name), ENTRIES[name])
+    ENTRIES[name].use(name, None)
+
+
 def build(root: Path) -> None:
-    """Plant every model of MODELS."""
-    for model in MODELS:
-        revision = hashlib.sha1(model.encode()).hexdigest()  # timm asks for the main branch, whatever its commit
-        plant(root, repository_id(model), Repository(revision, partial(fill, model)))
+    """Plant every model of ENTRIES; timm asks for the main branch, whatever its commit."""
+    for name, repository in ENTRIES.items():
+        plant(root, repository_id(name), repository)

@@ -47,10 +47,21 @@ def url_is_local(url):
     return is_local(urllib.parse.urlsplit(str(url)).hostname)
 
 
+def planted(url):
+    """The file that the world holds for a URL, or None: below $MCVP_OFFLINE_URLS, by host and path."""
+    parts = urllib.parse.urlsplit(str(url))
+    steps = [parts.netloc, *(urllib.parse.unquote(step) for step in parts.path.split("/") if step)]
+    home = os.environ.get("MCVP_OFFLINE_URLS")
+    if not home or parts.scheme not in ("http", "https") or {"", ".", ".."} & set(steps):
+        return None
+    path = os.path.join(home, *steps)
+    return path if os.path.isfile(path) else None
+
+
 def on_event(event, arguments):
     """The audit hook: refuse requests and connections that leave the machine."""
     if event == "urllib.Request":
-        if not url_is_local(arguments[0]):
+        if not url_is_local(arguments[0]) and planted(arguments[0]) is None:
             refuse(arguments[0])
     elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
         host = arguments[0]
@@ -124,10 +135,36 @@ def httpx(module):
     wrap(module.AsyncHTTPTransport, "handle_async_request", make)
 
 
+def urllib_request(module):
+    """urllib: answer a URL of the world from its file."""
+    def make(open_url):
+        def call(self, request):
+            path = planted(request.full_url)
+            if path is None:
+                return open_url(self, request)
+            from email.message import Message
+
+            headers = Message()
+            headers["Content-Length"] = str(os.path.getsize(path))
+            answer = module.addinfourl(open(path, "rb"), headers, request.full_url, 200)
+            answer.msg, answer.length = "OK", os.path.getsize(path)
+            return answer
+        return call
+    wrap(module.HTTPHandler, "http_open", make)
+    wrap(module.HTTPSHandler, "https_open", make)
+
+
 def requests(module):
-    """requests: refuse by URL where the request would reach the network."""
+    """requests: answer a URL of the world from its file, refuse by URL where the request would reach the network."""
     def make(send):
         def call(self, request, *args, **kwargs):
+            path = planted(request.url)
+            if path is not None and "pip" not in module.__name__:
+                answer = module.Response()
+                answer.status_code, answer.reason, answer.url, answer.request = 200, "OK", request.url, request
+                answer.headers["Content-Length"] = str(os.path.getsize(path))
+                answer.raw = open(path, "rb")
+                return answer
             if not url_is_local(request.url):
                 refuse(request.url)
             return send(self, request, *args, **kwargs)
@@ -230,6 +267,7 @@ def keeping(*names):
 
 
 HOOKS = {
+    "urllib.request": urllib_request,
     "torchvision.datasets.utils": torchvision_datasets,
     "httpx._transports.default": httpx,
     "httpx2._transports.default": httpx,
@@ -269,3 +307,5 @@ def close():
     """Close the network for this process; it cannot be opened again."""
     sys.addaudithook(on_event)
     sys.meta_path.insert(0, Finder())
+    if "urllib.request" in sys.modules:  # the one module of HOOKS that may have been imported before
+        urllib_request(sys.modules["urllib.request"])

