@@ -16,6 +16,7 @@ import re
 import statistics
 import string
 import subprocess
+import symtable
 import sys
 import tokenize
 from collections.abc import Callable, Iterator
@@ -78,6 +79,7 @@ MACHINERY = r"# *(NBVAL_CHECK_OUTPUT|fmt: *\w+|(isort|yapf|ruff|pylint|mypy): *\
 COLLAPSED = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # JupyterLab's way, Colab's way
 COLLAPSED_TAG = "hide-input"  # a rendered book's way
 COLLAPSED_TITLE = "# @title "  # first line: Colab shows what follows in place of the code
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 SCHEMATICS = {"canvas", "box", "arrow", "matrix"}  # the functions that draw schematics
 ABSOLUTE_PATHS = (r"(?<![\w.~/<])/(home|root|Users|tmp|private/var|var/folders)\b|/content\b"
                   r"|\b[A-Za-z]:[\\/]+Users\b|/(site|dist)-packages/|" + re.escape(str(ROOT)))
@@ -97,6 +99,9 @@ HUB_CALLS = {  # function -> where its hub id stands: place and keyword
 FIRST_FORM = set((ROOT / "tests" / "first_form.txt").read_text(encoding="utf-8").splitlines())
 HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
 LOCAL_BUILDERS = {"imagefolder", "videofolder", "audiofolder", "csv", "json", "parquet", "arrow", "text", "webdataset"}
+
+COLAB_LACKS = {("Image", "alt")}  # keywords that IPython 7.34, which Colab has, does not know
+RENDERED_IMAGES = {"image/png", "image/jpeg", "image/svg+xml"}  # what nbconvert, GitHub and nbviewer show
 
 Rule = Callable[[NotebookNode, Path], Iterator[str]]
 ShelfRule = Callable[[dict[Path, NotebookNode]], Iterator[tuple[Path, str]]]
@@ -569,7 +574,7 @@ def cell_length(notebook: NotebookNode, path: Path) -> Iterator[str]:
         if is_collapsed(notebook.cells[number - 1]):
             continue
         found = lines(notebook.cells[number - 1])
-        defines = all(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) for node in tree.body)
+        defines = all(isinstance(node, DEFINITIONS) for node in tree.body)
         limit = LONGEST_DEFINITION if defines else LONGEST_CELL
         if found > limit:
             yield f"cell {number}: {found} lines, more than {limit}: split it where the reader needs a sentence"
@@ -627,6 +632,33 @@ def imports_first(notebook: NotebookNode, path: Path) -> Iterator[str]:
 
 
 @rule
+def no_hidden_globals(notebook: NotebookNode, path: Path) -> Iterator[str]:
+    """What a function uses it is given: it reads no data of the notebook but constants, which are in CAPITALS."""
+    data = set()
+    for _, tree in trees(notebook):
+        for node in tree.body:
+            if not isinstance(node, (*DEFINITIONS, ast.Import, ast.ImportFrom)):
+                symbols = symtable.symtable(ast.unparse(node), "<cell>", "exec").get_symbols()
+                data |= {symbol.get_name() for symbol in symbols if symbol.is_assigned()}
+    for number, tree in trees(notebook):
+        for node in tree.body:
+            if isinstance(node, DEFINITIONS):
+                for name in sorted(name for name in globals_read(node) & data if name != name.upper()):
+                    yield f"cell {number}: `{node.name}` reads `{name}` of the notebook: make it an argument"
+
+
+def globals_read(definition: ast.stmt) -> set[str]:
+    """The names that the bodies of a function or class take from the notebook (default values are not in the body)."""
+    found: set[str] = set()
+    scopes = list(symtable.symtable(ast.unparse(definition), "<cell>", "exec").get_children())
+    while scopes:
+        scope = scopes.pop()
+        found |= {symbol.get_name() for symbol in scope.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+        scopes += scope.get_children()
+    return found
+
+
+@rule
 def no_test_switch(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """A lesson does not know that it is tested."""
     return in_code(notebook, TEST_SWITCHES, "no test switch in a lesson: quick values stand in tests/quick")
@@ -659,6 +691,15 @@ def collapsed_cells(notebook: NotebookNode, path: Path) -> Iterator[str]:
     for number, node in nodes(notebook, ast.FunctionDef):
         if node.name in SCHEMATICS and not is_collapsed(notebook.cells[number - 1]):
             yield f"cell {number}: `{node.name}` draws schematics: collapse the cell"
+
+
+@rule
+def old_ipython(notebook: NotebookNode, path: Path) -> Iterator[str]:
+    """What displays something works with Colab's IPython, which is years old."""
+    for number, call, name in calls(notebook):
+        for one in call.keywords:
+            if (name.rpartition(".")[2], one.arg) in COLAB_LACKS:
+                yield f"cell {number}: {name}({one.arg}=...): Colab's IPython 7.34 does not know it: leave it out"
 
 
 @rule
@@ -798,6 +839,15 @@ def no_widgets(notebook: NotebookNode, path: Path) -> Iterator[str]:
 
 
 @rule
+def rendered_outputs(notebook: NotebookNode, path: Path) -> Iterator[str]:
+    """Stored pictures are of kinds that show wherever the notebook is read (a film: a PNG of many frames)."""
+    for number, cell in cells(notebook, "code"):
+        for kind in sorted({kind for output in cell.outputs for kind in output.get("data", {})} - RENDERED_IMAGES):
+            if kind.startswith(("image/", "video/", "audio/")):
+                yield f"cell {number}: stored {kind}: pages that show notebooks leave it out: store PNG, JPEG or SVG"
+
+
+@rule
 def no_errors(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """No traceback among the outputs."""
     for number, cell in cells(notebook, "code"):
@@ -854,6 +904,32 @@ def unique_titles(shelf: dict[Path, NotebookNode]) -> Iterator[tuple[Path, str]]
         other = first.setdefault(title, path)
         if other != path:
             yield path, f"has the title of {name_of(other)}: {title}"
+
+
+@shelf_rule
+def same_name_same_meaning(shelf: dict[Path, NotebookNode]) -> Iterator[tuple[Path, str]]:
+    """Functions, or classes, of one name and signature are the same in all notebooks, their docstrings too."""
+    found: dict[tuple[str, str], dict[str, list[tuple[Path, int]]]] = {}
+    for path, notebook in shelf.items():
+        for number, tree in trees(notebook):
+            for node in tree.body:
+                if isinstance(node, DEFINITIONS):
+                    bodies = found.setdefault((node.name, signature(node)), {})
+                    bodies.setdefault(ast.dump(node), []).append((path, number))
+    for (name, arguments), bodies in found.items():
+        most, *others = sorted(bodies.values(), key=len, reverse=True)
+        for path, number in (place for places in others for place in places):
+            there = f"{most[0][0].parent.name}/{most[0][0].name}"
+            yield path, (f"cell {number}: `{name}({arguments})` differs from that of {there}"
+                         f"{f' and {len(most) - 1} more' * (len(most) > 1)}: make it the same, or give it another name")
+
+
+def signature(definition: ast.stmt) -> str:
+    """The arguments of a function, or of the `__init__` of a class (none: empty)."""
+    if isinstance(definition, ast.ClassDef):
+        made = [node for node in definition.body if getattr(node, "name", None) == "__init__"]
+        return signature(made[0]) if made else ""
+    return ast.unparse(definition.args)
 
 
 @shelf_rule

@@ -2,6 +2,7 @@
 
 No code is shared between notebooks, so each has its own `load_fashion_mnist`, `to_inputs`, `train_one_epoch`,
 `evaluate` or `predict`, and a fault in one of them is a fault of one notebook. Which have which is read from them.
+(What has one name and one signature is the same in all: tests/structure.py.)
 """
 import inspect
 import re
@@ -24,9 +25,9 @@ def with_definition(function):
 
 
 def test_these_are_the_chapters():
-    assert len(with_definition("load_fashion_mnist")) >= 16 and len(with_definition("to_inputs")) >= 18
+    assert len(with_definition("load_fashion_mnist")) >= 16 and len(CONVERSIONS) >= 18
     assert len(with_definition("train_one_epoch")) >= 12
-    assert len(with_definition("evaluate")) >= 8 and len(with_definition("predict")) >= 9
+    assert len(with_definition("evaluate")) >= 7 and len(with_definition("predict")) >= 9
 
 
 # ---- the data
@@ -72,21 +73,26 @@ def test_the_split(notebook, validation, monkeypatch):
 
 # ---- the inputs
 
-SCALED = [name for name in with_definition("to_inputs")
-          if list(inspect.signature(definitions(name, "to_inputs").to_inputs).parameters) == ["images"]]
+RANGES = {"to_inputs": [(0, 1), (-1, 1)], "to_raw_inputs": [(0, 255)], "to_image_inputs": [(0, 1)]}
+CONVERSIONS = {notebook: name for name in RANGES for notebook in with_definition(name)}
 
 
-@pytest.mark.parametrize("notebook", SCALED)
+def conversion(notebook):
+    """The function that makes inputs of the images of a notebook."""
+    return getattr(definitions(notebook, CONVERSIONS[notebook]), CONVERSIONS[notebook])
+
+
+@pytest.mark.parametrize("notebook", [
+    notebook for notebook in CONVERSIONS if list(inspect.signature(conversion(notebook)).parameters) == ["images"]])
 def test_inputs_are_scaled_alike_in_training_and_evaluation(notebook):
-    to_inputs = definitions(notebook, "to_inputs").to_inputs
+    to_inputs = conversion(notebook)
     shape = (4, 3, 8, 8) if "Cats" in notebook else (4, 28, 28)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images.view(-1)[:2] = torch.tensor([0, 255])
     kept, training = images.clone(), to_inputs(images)
     assert training.dtype == torch.float32 and torch.equal(images, kept)
     low, high = training.min(), training.max()
-    raw = notebook == "Chapter03/Steps_to_build_a_neural_network_on_FashionMNIST.ipynb"  # what that goes wrong by
-    assert (low, high) in ([(0, 255)] if raw else [(0, 1), (-1, 1)]), f"inputs from {low} to {high}"
+    assert (low, high) in RANGES[CONVERSIONS[notebook]], f"inputs from {low} to {high}"
     torch.testing.assert_close(training.flatten(), low + images.flatten() * (high - low) / 255)
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
@@ -128,7 +134,8 @@ def prepared(notebook, name):
         "optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
         "rate_of_step": lambda step: 0.01, "watch": 2, "kind": "none", "strength": 0.0, "largest": 2,
         "generator": torch.Generator().manual_seed(2), "shift_generator": torch.Generator().manual_seed(3),
-    }  # fmt: skip
+        "to_inputs": lambda images: images.flatten(1) / 255,
+    }
     needed = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
     return function, model, {name: known[name] for name in needed}
 
@@ -145,7 +152,8 @@ def test_training_is_in_training_mode_and_changes_the_network(notebook, name):
     assert all(not torch.equal(p, q) for p, q in zip(model.parameters(), before))
 
 
-EVALUATIONS = [(notebook, name) for name in ("evaluate", "predict") for notebook in with_definition(name)]
+EVALUATIONS = [(notebook, name) for name in ("evaluate", "accuracy_on", "predict")
+               for notebook in with_definition(name)]
 
 
 @pytest.mark.parametrize("notebook, name", EVALUATIONS)
@@ -167,8 +175,7 @@ def test_evaluation_takes_every_image_once_whatever_the_batches(notebook, name, 
     function, model, needed = prepared(notebook, name)
     inputs = needed.get("features", needed["images"].flatten(1) / 255 if "mean" in needed else None)
     if inputs is None:
-        to_inputs = definitions(notebook, "to_inputs").to_inputs
-        inputs = to_inputs(needed["images" if "images" in needed else "photos"], *needed.get("scaling", ()))
+        inputs = conversion(notebook)(needed["images" if "images" in needed else "photos"], *needed.get("scaling", ()))
     with torch.no_grad():
         logits = model.eval()(inputs).squeeze(1)
     result = function(**needed, batch_size=batch_size)

@@ -15,7 +15,16 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tests.catalogue import update_title
 from tests.notebooks import code_cells, code_digest, first_part, name_of, notebooks, read
-from tests.structure import FIRST_FORM, RULES, SHELF_RULES, check, check_all, main, short_of_second_form
+from tests.structure import (
+    FIRST_FORM,
+    RULES,
+    SHELF_RULES,
+    check,
+    check_all,
+    main,
+    same_name_same_meaning,
+    short_of_second_form,
+)
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 WORDS = "The prose says what the reader is about to see, why it is worth seeing, and how the code below goes about it. "
@@ -284,6 +293,9 @@ LESSONS = [  # rule, source of the lesson's cell, words of the finding
     ("living_packages", "def f():\n    import gym.spaces", "gymnasium"),
     ("living_packages", "def f():\n    from imgaug import augmenters", "torchvision"),
     ("imports_first", "import json", "import json"),
+    ("no_hidden_globals", "rate = 0.1\ndef step(x):\n    return rate * x", "`step` reads `rate`"),
+    ("no_hidden_globals", "for seed in range(3):\n    def f():\n        return seed\ndef g():\n    return seed", "`g`"),
+    ("no_hidden_globals", "a, b = 1, 2\nclass A:\n    def f(self):\n        return [b for _ in 'x']", "`A` reads `b`"),
     ("no_test_switch", "SMOKE = True", "tests/quick"),
     ("no_test_switch", 'total = 1 if "CI" in os.environ else 2', "tests/quick"),
     ("no_skipped_cells", "# NBVAL_SKIP\ntotal = 1", "NBVAL_SKIP"),
@@ -293,6 +305,7 @@ LESSONS = [  # rule, source of the lesson's cell, words of the finding
     ("collapsed_cells", "# @title Drawing helpers\ntotal = 1", "collapsed in some tools only"),
     ("collapsed_cells", "def box(ax, x, y, text):\n    return ax", "`box` draws schematics"),
     ("weights_argument", "net = resnet18(pretrained=True)", "weights="),
+    ("old_ipython", 'Image(data, format="png", alt="a cart")', "alt"),
     ("no_shell", "!ls", "shell command"),
     ("no_shell", "files = !ls", "shell command"),
     ("no_shell", 'os.system("ls")', "shell command"),
@@ -411,6 +424,8 @@ BAD = [
     Bad("no_widgets", lambda notebook: measured(notebook, output_type="display_data", data={
         "application/vnd.jupyter.widget-view+json": {"model_id": "1"}}), "stored widget"),
     Bad("no_widgets", lambda notebook: notebook.metadata.update(widgets={}), "widget state"),
+    Bad("rendered_outputs", lambda notebook: measured(notebook, output_type="display_data", data={
+        "image/gif": "R0lGOD", "text/plain": "a film"}), "stored image/gif"),
     Bad("no_errors", lambda notebook: measured(notebook, output_type="error", ename="ValueError", evalue="no",
                                                traceback=["no"]), "traceback"),
     Bad("one_run", unordered, "one run in order"),
@@ -439,7 +454,8 @@ def test_bad_example_fails_its_rule_and_no_other(bad, save):
 
 def test_every_rule_has_a_bad_example():
     assert {rule.__name__ for rule in RULES} == {bad.rule for bad in BAD}
-    assert {rule.__name__ for rule in SHELF_RULES} == {"unique_titles", "ruff"}  # tested below
+    assert {rule.__name__ for rule in SHELF_RULES} == {  # tested below
+        "unique_titles", "same_name_same_meaning", "ruff"}
 
 
 # --- what must not be found
@@ -463,6 +479,9 @@ def test_every_rule_has_a_bad_example():
     "try:\n    total = 1\nexcept ValueError:\n    total = 2",
     "def f():\n    import json\n    return json.dumps(1)",
     'path = Path("data/home/tmp") / "content"',
+    "rate = 0.1\ndef step(x, rate=rate):\n    return RATE * rate * helper(x)",
+    "rate = 0.1\ndef step(x):\n    rate = 2\n    return [rate * x for x in x]",
+    "rate = 0.1\nstep = lambda x: rate * x",
     "def f():\n" + "    print()\n" * 38 + "    return 2",
 ])
 def test_fine_code(text, save):
@@ -473,7 +492,7 @@ def test_fine_code(text, save):
 
 def test_a_collapsed_cell_may_be_long(save):
     notebook = good_notebook()
-    source(LESSON, "# @title Drawing helpers\ndef box(ax):\n" + "    print()\n" * 99 + "    return ax")(notebook)
+    source(LESSON, "# @title Drawing helpers\ndef box(ax):\n" + "    print()\n" * 299 + "    return ax")(notebook)
     assert set(failed(save(notebook))) == {"cell_length", "enough_prose", "collapsed_cells"}
     notebook.cells[LESSON].metadata.update(jupyter={"source_hidden": True}, cellView="form", tags=["hide-input"])
     assert failed(save(notebook)) == {}
@@ -498,6 +517,29 @@ def test_two_notebooks_with_one_title(save):
     second = save(second, "Second.ipynb")
     found = check_all([first, second])
     assert found == {first: [], second: ["has the title of Chapter01/Good.ipynb: # A good notebook"]}
+
+
+@pytest.mark.parametrize("first, second, differs", [
+    ("def f(x):\n    return x", "def f(x):\n    return 2 * x", True),
+    ('def f(x):\n    """One."""\n    return x', 'def f(x):\n    """Two."""\n    return x', True),
+    ("class A:\n    def __init__(s, x):\n        pass", "class A:\n    def __init__(s, x):\n        s.x = x", True),
+    ("class A:\n    x = 1", "class A:\n    x = 2", True),
+    ("@cache\ndef f(x):\n    return x", "def f(x):\n    return x", True),
+    ("def f(x):  # one\n    return x", "def f( x ):\n\n    return x", False),
+    ("def f(x):\n    return x", "def f(x, y):\n    return x + y", False),
+    ("def f(x):\n    return x", "def g(x):\n    return 2 * x", False),
+    ("class A:\n    def __init__(s):\n        pass", "class A:\n    def __init__(s, x):\n        s.x = x", False),
+])
+def test_one_name_with_two_meanings(first, second, differs, save):
+    paths = []
+    for name, text in (("First.ipynb", first), ("Second.ipynb", first), ("Third.ipynb", second)):
+        notebook = good_notebook()
+        source(LESSON, text)(notebook)
+        paths.append(save(notebook, name))
+    shelf = {path: read(path) for path in paths}
+    found = list(same_name_same_meaning(shelf))
+    assert [path.name for path, _ in found] == ["Third.ipynb"] * differs
+    assert all(f"cell {LESSON + 1}" in finding and "First.ipynb and 1 more" in finding for _, finding in found)
 
 
 def test_ruff_findings_name_cell_and_line(save):

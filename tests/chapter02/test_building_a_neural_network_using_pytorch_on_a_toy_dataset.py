@@ -14,7 +14,7 @@ cpu = torch.device("cpu")
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 4))
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(sizes, st.integers(0, 5), st.sampled_from([0.0, 1.0, 1e-20, 1e6]), st.sampled_from([nn.ReLU, nn.Tanh]))
 def test_the_network_equals_its_formula(sizes, n, scale, activation):
     network = lesson.new_network(sizes, 0, cpu, activation)
@@ -77,7 +77,7 @@ def test_answers_stand_beside_the_truth():
     assert list(table.index) == ["1 + 2", "-50 + 50"]
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=6), st.floats(-100, 100))
 def test_rmse_equals_numpy(values, shift):
     a = torch.tensor(values, dtype=torch.float64)

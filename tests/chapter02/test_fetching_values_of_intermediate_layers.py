@@ -21,14 +21,14 @@ def hooks(model):
     return sum(len(module._forward_hooks) for module in model.modules())
 
 
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None)
 @given(arrays.arrays("float32", arrays.array_shapes(min_dims=2, max_dims=4, min_side=0, max_side=4), elements=numbers))
 def test_never_on_against_loops(values):
     expected = [not any(value > 0 for value in values[:, unit].flatten()) for unit in range(values.shape[1])]
     assert lesson.never_on(torch.from_numpy(values)).tolist() == expected
 
 
-@settings(deadline=None, derandomize=True, max_examples=20)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(0, 5), st.integers(0, 1000))
 def test_capture_equals_the_layers_called_one_by_one(samples, seed):
     torch.manual_seed(seed)

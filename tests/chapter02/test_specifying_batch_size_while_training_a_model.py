@@ -16,7 +16,7 @@ NAMES = ("Sums", "crop_to_ink", "pad_collate", "shuffled_batches", "pass_by_load
          "accuracy")  # fmt: skip
 lesson = definitions("Chapter02/Specifying_batch_size_while_training_a_model.ipynb", *NAMES)
 cpu = torch.device("cpu")
-often = settings(deadline=None, derandomize=True, max_examples=40)
+often = settings(deadline=None, max_examples=40)
 
 
 def samples(n, seed=0):

@@ -12,7 +12,7 @@ from tests.definitions import definitions
 
 NAMES = ("dropout", "to_inputs", "new_model", "train_one_epoch", "predict", "accuracy", "train")
 lesson = definitions("Chapter03/Impact_of_dropout.ipynb", *NAMES)
-often = settings(deadline=None, derandomize=True, max_examples=60)
+often = settings(deadline=None, max_examples=60)
 values = hnp.arrays("float64", hnp.array_shapes(max_dims=3, max_side=6), elements=st.floats(-1e6, 1e6))
 
 

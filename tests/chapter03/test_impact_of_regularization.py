@@ -12,7 +12,7 @@ from tests.definitions import definitions
 NAMES = ("l1_minimum", "l2_minimum", "shrunk", "penalty", "new_optimizer", "new_model", "train_one_epoch", "evaluate",
          "pruned_accuracy", "to_inputs")  # fmt: skip
 lesson = definitions("Chapter03/Impact_of_regularization.ipynb", *NAMES)
-often = settings(deadline=None, derandomize=True, max_examples=60)
+often = settings(deadline=None, max_examples=60)
 cpu = torch.device("cpu")
 
 

@@ -16,7 +16,7 @@ NAMES = ("to_inputs", "new_model", "train_one_epoch", "evaluate", "train", "grad
          "losses_of", "mean_confidence", "off_scale", "Scale")  # fmt: skip
 lesson = definitions("Chapter03/Scaling_the_dataset.ipynb", *NAMES)
 cpu = torch.device("cpu")
-often = settings(deadline=None, derandomize=True, max_examples=25)
+often = settings(deadline=None, max_examples=25)
 loss_fn = nn.CrossEntropyLoss()
 
 

@@ -18,7 +18,7 @@ from tests.definitions import definitions
 NAMES = ("draw_subset", "pixel_histogram", "to_inputs", "oriented_votes", "hog", "fit_logistic", "new_model",
          "train_one_epoch", "fit_mlp", "predict", "accuracy", "extract", "shift")  # fmt: skip
 lesson = definitions("Chapter03/Why_neural_networks_for_image_analysis.ipynb", *NAMES)
-often = settings(deadline=None, derandomize=True, max_examples=20)
+often = settings(deadline=None, max_examples=20)
 
 
 def pictures(n, seed=0, size=(28, 28), most=256):

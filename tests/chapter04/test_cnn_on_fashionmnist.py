@@ -7,7 +7,8 @@ from tests.definitions import definitions
 
 NOTEBOOK = "Chapter04/CNN_on_FashionMNIST.ipynb"
 CPU = torch.device("cpu")
-lesson = definitions(NOTEBOOK, "to_inputs", "new_cnn", "new_mlp", "train_one_epoch", "predict", "accuracy", "train")
+lesson = definitions(NOTEBOOK, "to_image_inputs", "new_cnn", "new_mlp", "train_one_epoch", "predict", "accuracy",
+                     "train")
 
 
 def some(n, seed=0):
@@ -23,7 +24,7 @@ def some(n, seed=0):
 def test_inputs_keep_their_place_and_scale():
     images = torch.zeros(2, 28, 28, dtype=torch.uint8)
     images[1, 3, 5] = 255
-    x = lesson.to_inputs(images)
+    x = lesson.to_image_inputs(images)
     assert x.shape == (2, 1, 28, 28) and x.dtype == torch.float32
     assert x.sum() == 1 and x[1, 0, 3, 5] == 1
 

@@ -10,9 +10,9 @@ from scipy import ndimage
 from tests.definitions import definitions
 
 lesson = definitions("Chapter04/Data_augmentation_with_CNN.ipynb", "shift", "shift_one_by_one", "shift_each",
-                     "draw_offsets", "train_one_epoch", "new_cnn", "predict", "verdict", "to_inputs")
+                     "draw_offsets", "train_one_epoch", "new_cnn", "predict", "gain_in_words", "to_image_inputs")
 CPU = torch.device("cpu")
-fixed = settings(deadline=None, derandomize=True, max_examples=60)
+fixed = settings(deadline=None, max_examples=60)
 
 
 @fixed
@@ -82,7 +82,7 @@ def test_prediction_is_in_evaluation_mode_whatever_the_batch():
 
 def test_the_verdict_asks_for_one_sign_and_more_than_the_spread():
     base = pd.Series([0.90, 0.91, 0.90])
-    assert lesson.verdict(base - 0.05, base).endswith("paid")
-    assert lesson.verdict(base + 0.05, base).endswith("gained")
-    assert lesson.verdict(base + 0.005, base).endswith("within the spread")  # one sign, but small
-    assert lesson.verdict(pd.Series([0.99, 0.89, 0.99]), base).endswith("within the spread")  # two signs
+    assert lesson.gain_in_words(base - 0.05, base).endswith("paid")
+    assert lesson.gain_in_words(base + 0.05, base).endswith("gained")
+    assert lesson.gain_in_words(base + 0.005, base).endswith("within the spread")  # one sign, but small
+    assert lesson.gain_in_words(pd.Series([0.99, 0.89, 0.99]), base).endswith("within the spread")  # two signs

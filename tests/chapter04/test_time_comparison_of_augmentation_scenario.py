@@ -13,7 +13,7 @@ NOTEBOOK = "Chapter04/Time_comparison_of_augmentation_scenario.ipynb"
 CPU = torch.device("cpu")
 lesson = definitions(NOTEBOOK, "new_transform", "draw_changes", "affine_each", "augment_batch", "new_loader",
                      "seconds_of_a_pass", "train_on", "new_cnn")
-fixed = settings(deadline=None, derandomize=True, max_examples=40)
+fixed = settings(deadline=None, max_examples=40)
 
 
 @fixed

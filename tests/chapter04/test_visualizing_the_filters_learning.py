@@ -11,7 +11,7 @@ from torch import nn
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter04/Visualizing_the_filters'_learning.ipynb"
-LESSON = definitions(NOTEBOOK, "receptive_field", "map_extent", "top_places", "cut_field", "capture", "new_model",
+LESSON = definitions(NOTEBOOK, "receptive_field_of", "map_extent", "top_places", "cut_field", "capture", "new_model",
                      "up_to", "total_variation", "maximise", "unit_score", "letter_score", "filter_aucs",
                      "neighbours_agree")
 WINDOW = st.tuples(st.sampled_from(["conv", "avg"]), st.integers(1, 4), st.integers(1, 3), st.integers(0, 1),
@@ -30,11 +30,11 @@ def stack(windows):
     return nn.Sequential(*layers).double()
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(WINDOW, min_size=1, max_size=4))
 def test_the_receptive_field_is_where_autograd_has_a_gradient(windows):
     layers = stack(windows)
-    size, jump, start = LESSON.receptive_field(layers)
+    size, jump, start = LESSON.receptive_field_of(layers)
     n = 4 * size + 8 * jump  # large enough for a unit far from all borders
     x = torch.ones(1, 1, n, n, dtype=torch.float64, requires_grad=True)
     maps = layers(x)
@@ -48,7 +48,7 @@ def test_the_receptive_field_is_where_autograd_has_a_gradient(windows):
 
 def test_a_linear_layer_has_no_field():
     with pytest.raises(ValueError):
-        LESSON.receptive_field(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 2)))
+        LESSON.receptive_field_of(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 2)))
 
 
 def test_the_map_lies_centred_on_the_fields():
@@ -74,7 +74,7 @@ def test_a_patch_is_cut_where_it_belongs_with_zeros_in_the_padding():
 def test_a_patch_alone_gives_the_activation_of_its_unit(layer, output):
     model = LESSON.new_model(3, torch.device("cpu")).eval()
     image = torch.rand(28, 28, generator=torch.Generator().manual_seed(0))
-    field, part = LESSON.receptive_field(LESSON.up_to(model, layer)), LESSON.up_to(model, output)
+    field, part = LESSON.receptive_field_of(LESSON.up_to(model, layer)), LESSON.up_to(model, output)
     with torch.inference_mode():
         maps = part(image[None, None])[0]
         row, column = maps.shape[1] - 1, maps.shape[2] // 2

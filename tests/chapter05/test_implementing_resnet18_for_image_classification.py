@@ -20,10 +20,11 @@ lesson = definitions(
     "Chapter05/Implementing_ResNet18_for_image_classification.ipynb", "ResidualBlock", "PlainBlock", "run_block",
     "gradient_gain", "without_copies", "balanced_order", "majority_accuracy", "crops", "network_input", "predict",
     "headless", "nearest", "fit_head", "accuracy", "with_head", "train_mode", "snapshot", "changed", "STAGES",
-    "EVERYTHING", "METHODS", "transfer", "parameter_groups", "rate", "batches", "train", "verdict", "surest_mistakes",
+    "EVERYTHING", "METHODS", "transfer", "parameter_groups", "rate", "batches", "train", "paired_gap",
+    "surest_mistakes",
     "reliability", "calibration_error")  # fmt: skip
 seeds = st.integers(0, 1000)
-quiet = settings(deadline=None, derandomize=True, max_examples=25)
+quiet = settings(deadline=None, max_examples=25)
 
 
 def network(seed=0, classes=5):
@@ -40,7 +41,7 @@ def pictures(rows, generator=None):
 # --- the block
 
 
-@settings(deadline=None, derandomize=True, max_examples=12)
+@settings(deadline=None, max_examples=12)
 @given(st.sampled_from([(4, 4, 1), (4, 8, 2), (4, 4, 2), (4, 8, 1)]), st.integers(1, 3), st.integers(2, 9), seeds,
        st.booleans())  # fmt: skip
 def test_block_is_torchvisions(shape, n, size, seed, training):
@@ -352,11 +353,11 @@ def test_labels_shifted_by_one_are_seen_by_the_loss():
     ((0.5,), (0.5,), "no clear difference"),
 ])  # fmt: skip
 def test_verdict(first, second, word):
-    assert lesson.verdict(first, second).startswith(word + ":")
+    assert lesson.paired_gap(first, second).startswith(word + ":")
 
 
 def test_verdict_is_in_points():
-    assert lesson.verdict([0.75, 0.5], [0.5, 0.375]) == "ahead: +18.8 points (+12.5 to +25.0)"
+    assert lesson.paired_gap([0.75, 0.5], [0.5, 0.375]) == "ahead: +18.8 points (+12.5 to +25.0)"
 
 
 @quiet
