@@ -1,9 +1,12 @@
-"""The ViT notebook's preprocessing, attention, positions, training loop and maps, against transformers and PyTorch."""
+"""The ViT notebook's network, training, positions, maps and preprocessing, against timm, transformers and PyTorch."""
+import copy
 import itertools
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -11,16 +14,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
-from transformers import ConvNextImageProcessor, ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import ConvNextImageProcessor, ViTImageProcessor
 
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter15/ViT_Image_classification.ipynb"
 lesson = definitions(
-    NOTEBOOK, "geometry", "normalise", "not_among", "decode", "attention_loops", "attend", "multi_head",
-    "encoder_layer", "leak", "shuffle_patches", "interpolate_positions", "predict", "rate_factor", "train_head",
-    "train", "accuracy", "saved_for_backward", "random_flips", "paired_difference", "attention_maps", "rollout",
-    "hide_patches", "belief")
+    NOTEBOOK, "load_imagenette", "augment", "to_inputs", "train", "evaluate", "new_vit", "new_cnn",
+    "million_multiplications", "first_right", "ask", "Block", "ViT", "by_hand", "position_similarity",
+    "shuffle_patches", "rollout", "hide_patches", "answer_probability", "occlusion", "both_maps", "hiding_curve",
+    "geometry", "normalize", "decode", "not_among", "fresh", "predict", "train_head", "random_flips", "fine_tune",
+    "accuracy", "paired_difference")
+CPU = torch.device("cpu")
 HALF = ([0.5] * 3, [0.5] * 3)
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 seeds = st.integers(0, 10_000)
@@ -37,13 +42,11 @@ def pictures(n, side, seed=0):
 
 @pytest.fixture(scope="module")
 def vit():
+    """A small ViT of the notebook, every weight random: no bias is 0 and no norm is 1."""
     torch.manual_seed(0)
-    config = ViTConfig(hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=40, image_size=16,
-                       patch_size=4, num_labels=3, initializer_range=0.3, attn_implementation="eager")  # fmt: skip
-    model = ViTForImageClassification(config).eval().requires_grad_(False)
-    for name, parameter in model.named_parameters():  # no bias is 0 and no norm is 1
-        if "bias" in name or "norm" in name:
-            parameter.copy_(1 + 0.3 * torch.randn(parameter.shape))
+    model = lesson.ViT(16, 4, 24, 3, 4, 5).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.copy_(parameter + 0.3 * torch.randn(parameter.shape))
     return model
 
 
@@ -65,12 +68,12 @@ class Spy(nn.Module):
 
 @pytest.mark.parametrize("statistics", [HALF, IMAGENET])
 @pytest.mark.parametrize("n", [0, 1, 5])
-def test_normalise_is_torchvisions(statistics, n):
+def test_normalize_is_torchvisions(statistics, n):
     pixels = pictures(n, 6)
     pixels[:, :, 0] = 0
     pixels[:, :, 1] = 255
     reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*statistics)])
-    torch.testing.assert_close(lesson.normalise(pixels, *statistics), reference(pixels), rtol=0, atol=1e-6)
+    torch.testing.assert_close(lesson.normalize(pixels, *statistics), reference(pixels), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("processor, statistics", [
@@ -78,14 +81,14 @@ def test_normalise_is_torchvisions(statistics, n):
     (ConvNextImageProcessor(size={"shortest_edge": 28}, crop_pct=0.875, image_mean=IMAGENET[0], image_std=IMAGENET[1]),
      IMAGENET)])  # fmt: skip
 @pytest.mark.parametrize("size", [(32, 32), (50, 50), (61, 40), (20, 33)])
-def test_geometry_and_normalise_are_the_processor(processor, statistics, size):
+def test_geometry_and_normalize_are_the_processor(processor, statistics, size):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     pixels = lesson.geometry(processor, picture)
     expected = processor(picture, return_tensors="pt")["pixel_values"]
     assert pixels.dtype == torch.uint8
-    torch.testing.assert_close(lesson.normalise(pixels[None], *statistics), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(lesson.normalize(pixels[None], *statistics), expected, rtol=0, atol=1e-5)
     wrong = IMAGENET if statistics is HALF else HALF
-    assert (lesson.normalise(pixels[None], *wrong) - expected).abs().max() > 0.1
+    assert (lesson.normalize(pixels[None], *wrong) - expected).abs().max() > 0.1
 
 
 def test_decode_keeps_order_and_tells_copies():
@@ -95,8 +98,8 @@ def test_decode_keeps_order_and_tells_copies():
     rows.append({"image": Image.fromarray(np.zeros((20, 20), dtype=np.uint8))})  # grey
     processors = {"a": ViTImageProcessor(size={"height": 16, "width": 16}),
                   "b": ConvNextImageProcessor(size={"shortest_edge": 14})}  # fmt: skip
-    fingerprints, pixels = lesson.decode(rows, processors)
-    assert len(set(fingerprints)) == 4 and fingerprints[1] == fingerprints[3]
+    contents, pixels = lesson.decode(rows, processors)
+    assert len(set(contents)) == 4 and contents[1] == contents[3] and contents[0] == rows[0]["image"].tobytes()
     assert pixels["a"].shape == (5, 3, 16, 16) and pixels["b"].shape == (5, 3, 14, 14)
     assert torch.equal(pixels["a"][2], lesson.geometry(processors["a"], rows[2]["image"]))
 
@@ -106,59 +109,131 @@ def test_not_among():
     assert lesson.not_among(["a"], {"a"}).dtype == torch.int64 and len(lesson.not_among(["a"], {"a"})) == 0
 
 
-# --- attention
+# --- the network
 
-@quickly
-@given(st.integers(1, 9), st.integers(1, 8), st.sampled_from([0.0, 1e-6, 1.0, 1e3]), seeds)
-def test_attention_is_the_librarys(n, d, scale, seed):
-    q, k, v = random(3, n, d, seed=seed, scale=scale)
-    mixed, weights = lesson.attend(q, k, v)
-    torch.testing.assert_close(mixed, F.scaled_dot_product_attention(q, k, v), rtol=1e-4, atol=1e-5 * max(1, scale))
-    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(n))
-    for ours, theirs in zip(lesson.attention_loops(q, k, v), (mixed, weights)):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * max(1, scale))
-
-
-@quickly
-@given(st.integers(1, 4), st.integers(1, 6), st.sampled_from([1, 2, 4]), seeds)
-def test_multi_head_is_pytorchs(n, t, heads, seed):
-    torch.manual_seed(seed)
-    theirs = nn.MultiheadAttention(8, heads, batch_first=True)
-    nn.init.normal_(theirs.in_proj_bias)
-    nn.init.normal_(theirs.out_proj.bias)
-    linears = [nn.Linear(8, 8) for _ in range(3)]
-    for linear, weight, bias in zip(linears, theirs.in_proj_weight.chunk(3), theirs.in_proj_bias.chunk(3)):
-        linear.weight.data, linear.bias.data = weight.detach(), bias.detach()
-    x = random(n, t, 8, seed=seed)
-    expected, weights = theirs(x, x, x, average_attn_weights=False)
-    ours, own_weights = lesson.multi_head(x, *linears, theirs.out_proj, heads)
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(own_weights, weights, rtol=1e-4, atol=1e-5)
-    order = torch.randperm(n)
-    torch.testing.assert_close(lesson.multi_head(x[order], *linears, theirs.out_proj, heads)[0], ours[order])
-    assert lesson.leak(lambda x: lesson.multi_head(x, *linears, theirs.out_proj, heads)[0], x) < 1e-6
+@pytest.mark.parametrize("side, patch, dim, depth, heads", [(16, 4, 24, 3, 4), (24, 8, 32, 1, 2), (8, 8, 16, 2, 1)])
+def test_our_vit_is_timms(side, patch, dim, depth, heads):
+    torch.manual_seed(1)
+    ours = lesson.ViT(side, patch, dim, depth, heads, 7).eval()
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    theirs = timm.models.VisionTransformer(img_size=side, patch_size=patch, embed_dim=dim, depth=depth,
+                                           num_heads=heads, num_classes=7).eval()
+    names = {"cls": "cls_token", "positions": "pos_embed", "embed": "patch_embed.proj", "head": "head", "norm": "norm"}
+    state = {}
+    for name, value in ours.state_dict().items():  # by name, where the notebook goes by order
+        first, _, rest = name.partition(".")
+        if first == "blocks":
+            number, _, rest = rest.partition(".")
+            rest = re.sub(r"^qkv", "attn.qkv", re.sub(r"^out", "attn.proj", rest))
+            rest = rest.replace("mlp.0", "mlp.fc1").replace("mlp.2", "mlp.fc2")
+            state[f"blocks.{number}.{rest}"] = value
+        else:
+            state[names[first] + ("." + rest if rest else "")] = value
+    theirs.load_state_dict(state)
+    images = random(3, 3, side, side)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-3, atol=1e-4)
+    for a, b in zip(theirs.state_dict().values(), ours.state_dict().values(), strict=True):
+        assert torch.equal(a, b), "the notebook's way, by order, would mix them up"
 
 
-def test_leak_sees_attention_across_the_batch():
+def test_attention_of_a_block_is_pytorchs():
     torch.manual_seed(0)
-    x, careless = random(3, 5, 8), nn.MultiheadAttention(8, 2)
-    assert lesson.leak(lambda x: careless(x, x, x)[0].detach(), x) > 1e-2
-    assert lesson.leak(lambda x: x - x.mean(dim=0), x) > 1e-2
-    assert lesson.leak(lambda x: 2 * x, x) == 0
-    assert lesson.leak(lambda x: x - x.mean(dim=0), x[:1]) == 0  # there is no other picture
+    block, theirs = lesson.Block(12, 3).eval(), nn.MultiheadAttention(12, 3, batch_first=True)
+    with torch.no_grad():
+        for ours, copy in ((block.qkv.weight, theirs.in_proj_weight), (block.qkv.bias, theirs.in_proj_bias),
+                           (block.out.weight, theirs.out_proj.weight), (block.out.bias, theirs.out_proj.bias)):
+            ours.copy_(torch.randn(ours.shape))
+            copy.copy_(ours)
+        x = random(2, 7, 12)
+        normed = block.norm1(x)
+        attended, weights = theirs(normed, normed, normed, average_attn_weights=False)
+        after, A = block(x)
+        torch.testing.assert_close(A, weights, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(after, x + attended + block.mlp(block.norm2(x + attended)), rtol=1e-4, atol=1e-5)
 
 
-def test_layers_in_a_row_are_the_model(vit):
-    images = random(2, 3, 16, 16)
-    seen = vit(images, output_hidden_states=True, output_attentions=True)
-    layers = [module for module in vit.modules() if type(module).__name__ == "ViTLayer"]
-    x = seen.hidden_states[0]
-    for layer, attention in zip(layers, seen.attentions, strict=True):
-        x, weights = lesson.encoder_layer(x, layer, 4)
-        torch.testing.assert_close(weights, attention, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(vit.classifier(vit.vit.layernorm(x)[:, 0]), seen.logits, rtol=1e-4, atol=1e-4)
-    for ours, theirs in zip(lesson.attention_maps(vit, images), seen.attentions, strict=True):
-        torch.testing.assert_close(ours, theirs)
+def test_attention_runs_over_the_tokens_of_one_photo(vit):
+    images = random(4, 3, 16, 16)
+    other = torch.cat([images[:1], images[1:].flip(-1) + 1])
+    torch.testing.assert_close(vit(images)[0], vit(other)[0], rtol=1e-4, atol=1e-5)
+    logits, attention = vit.with_attention(images)
+    assert [tuple(A.shape) for A in attention] == [(4, 4, 17, 17)] * 3
+    assert all(torch.allclose(A.sum(-1), torch.ones(4, 4, 17)) for A in attention)
+    assert torch.equal(logits, vit(images))
+
+
+def test_only_the_positions_know_the_order(vit):
+    images, order = random(2, 3, 16, 16), torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    shuffled = lesson.shuffle_patches(images, order, 4)
+    assert (vit(images) - vit(shuffled)).abs().max() > 1e-2
+    without = copy.deepcopy(vit)
+    without.positions.zero_()
+    torch.testing.assert_close(without(images), without(shuffled), rtol=1e-4, atol=1e-4)
+
+
+def test_by_hand_is_the_network(vit):
+    image = random(1, 3, 16, 16)
+    patches = F.unfold(image, 4, stride=4).transpose(1, 2) @ vit.embed.weight.flatten(1).T + vit.embed.bias
+    x0 = torch.cat([vit.cls, patches], dim=1) + vit.positions
+    torch.testing.assert_close(lesson.by_hand(vit, x0), vit(image), rtol=1e-4, atol=1e-5)
+
+
+def test_ask_and_first_right(vit):
+    images = pictures(9, 16)
+    answers = vit(lesson.to_inputs(images)).argmax(dim=1)
+    labels = answers.clone()
+    labels[:4] = (answers[:4] + 1) % 5  # the first four are wrong
+    label = answers[6].item()
+    first = next(i for i in range(4, 9) if labels[i] == label)
+    assert lesson.first_right(vit, images, labels, label) == first
+    probabilities, attention = lesson.ask(vit, images[2])
+    torch.testing.assert_close(probabilities, vit(lesson.to_inputs(images[2:3]))[0].softmax(0), rtol=1e-4, atol=1e-5)
+    last = vit.with_attention(lesson.to_inputs(images[2:3]))[1][-1]
+    torch.testing.assert_close(attention.flatten(), last[0, :, 0, 1:].mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_equal_cost_counts_multiplications():
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    assert lesson.million_multiplications(linear, pictures(1, 8)[0]) == pytest.approx(1920 / 1e6)
+    assert sum(isinstance(layer, nn.Conv2d) for layer in lesson.new_cnn(0, 4, 10, CPU).modules()) == 5
+    one, two, other = (lesson.new_vit(seed, 10, CPU).head.weight for seed in (0, 0, 1))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_the_three_parts_of_imagenette(monkeypatch, tmp_path):
+    class Stored:
+        """Stands for torchvision's Imagenette: photo k is gray k, its label is k % 10."""
+
+        classes = [(f"class {k}", "another name") for k in range(10)]
+
+        def __init__(self, root, part, size, download, transform):
+            assert size == "160px" and download
+            self.numbers = range(30) if part == "train" else range(100, 121)
+            self.transform = transform
+
+        def __iter__(self):
+            for k in self.numbers:
+                yield self.transform(Image.new("RGB", (20, 12), (k, k, k))), k % 10
+
+        def __len__(self):
+            return len(self.numbers)
+
+    load = lesson.load_imagenette
+    monkeypatch.setitem(load.__globals__, "Imagenette", Stored)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    data, classes = load(8, CPU)
+    assert classes == [f"class {k}" for k in range(10)] and set(data) == {"train", "val", "test"}
+    numbers = {}
+    for part, (images, labels) in data.items():
+        assert images.dtype == torch.uint8 and images.shape[1:] == (3, 8, 8)
+        numbers[part] = images[:, 0, 0, 0].long()
+        assert torch.equal(numbers[part] % 10, labels)
+    assert numbers["train"].tolist() == list(range(30))
+    assert sorted(torch.cat([numbers["val"], numbers["test"]]).tolist()) == list(range(100, 121))
+    assert len(numbers["val"]) == 11 and numbers["val"].tolist() != list(range(100, 111))
 
 
 # --- patches and positions
@@ -176,15 +251,9 @@ def test_shuffled_patches_come_back(n, rows, columns, patch, seed):
     assert torch.equal(lesson.shuffle_patches(shuffled, order.argsort(), patch), images)
 
 
-@pytest.mark.parametrize("side", [1, 3, 4, 6, 9])
-def test_interpolated_positions_are_the_models(vit, side):
-    embeddings, images = vit.vit.embeddings, random(2, 3, 4 * side, 4 * side)
-    positions = lesson.interpolate_positions(embeddings.position_embeddings, side)
-    ours = torch.cat([embeddings.cls_token.expand(2, -1, -1), embeddings.patch_embeddings(images)], dim=1) + positions
-    torch.testing.assert_close(ours, embeddings(images, interpolate_pos_encoding=True), rtol=1e-4, atol=1e-5)
-    assert torch.equal(positions[:, 0], embeddings.position_embeddings[:, 0])
-    if side == 4:
-        torch.testing.assert_close(positions, embeddings.position_embeddings)
+def test_similarity_of_positions_is_the_cosine_without_cls(vit):
+    grid = vit.positions[0, 1:]
+    torch.testing.assert_close(lesson.position_similarity(vit), F.cosine_similarity(grid[:, None], grid[None], dim=-1))
 
 
 @quickly
@@ -227,16 +296,82 @@ def test_rollout_of_identity_is_identity():
     torch.testing.assert_close(lesson.rollout([eye] * 5), torch.eye(4).expand(2, 4, 4))
 
 
+# --- the hiding test
+
+class OnePatch(nn.Module):
+    """Its answer is class 1 by as much as the square number `which` of 4x4 pixels is bright."""
+
+    def __init__(self, which):
+        super().__init__()
+        self.which = which
+
+    def forward(self, images):
+        squares = F.unfold(images, 4, stride=4).mean(dim=1)
+        return torch.stack([torch.zeros(len(images)), squares[:, self.which]], dim=1)
+
+
+def test_occlusion_finds_the_patch_that_matters():
+    images, answers = torch.full((2, 3, 8, 8), 0.8), torch.ones(2, dtype=torch.int64)
+    falls = lesson.occlusion(OnePatch(2), images, answers, 4, 4)
+    start, hidden = 1 / (1 + np.exp(-0.8)), 0.5
+    torch.testing.assert_close(falls, torch.tensor([[0, 0, start - hidden, 0]] * 2, dtype=torch.float32))
+
+
+def test_a_good_map_falls_first_in_the_hiding_test():
+    images, answers = torch.full((3, 3, 8, 8), 0.8), torch.ones(3, dtype=torch.int64)
+    good = torch.tensor([[0.1, 0.2, 0.9, 0.0]]).repeat(3, 1)
+    start, end = 1 / (1 + np.exp(-0.8)), 0.5
+    curve = lesson.hiding_curve(OnePatch(2), images, answers, good, (0, 0.25, 0.5, 1.0), 4)
+    assert curve == pytest.approx([start, end, end, end])
+    curve = lesson.hiding_curve(OnePatch(2), images, answers, -good, (0, 0.25, 0.5, 0.75), 4)
+    assert curve == pytest.approx([start] * 4)
+
+
+def test_probability_of_the_answers(vit):
+    images, answers = random(5, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1])
+    expected = torch.stack([vit(images[i:i + 1]).softmax(dim=1)[0, answers[i]] for i in range(5)])
+    torch.testing.assert_close(lesson.answer_probability(vit, images, answers), expected, rtol=1e-4, atol=1e-6)
+
+
 # --- training
 
-@pytest.mark.parametrize("steps", [1, 5, 10, 37, 200])
-def test_rate_rises_and_falls(steps):
-    factors = [lesson.rate_factor(step, steps) for step in range(steps)]
-    peak = max(1, steps // 10) - 1
-    assert factors[peak] == 1 and all(0 < factor <= 1 for factor in factors)
-    assert factors[:peak + 1] == sorted(factors[:peak + 1])
-    assert factors[peak + 1:] == sorted(factors[peak + 1:], reverse=True)
-    assert lesson.rate_factor(steps, steps) == pytest.approx(0, abs=1e-12) or steps == 1
+def test_each_step_of_the_small_networks_is_adamws_own():
+    images, labels = pictures(12, 8), torch.arange(12) % 10
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(192, 10)).eval()
+    theirs = copy.deepcopy(ours)
+    losses = lesson.train(ours, images, labels, 5, 4, 1e-2, 3, nn.Identity())
+    generator = torch.Generator().manual_seed(3)
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=5, pct_start=0.1)
+    for step in range(5):
+        rows = torch.randint(12, (4,), generator=generator)
+        loss = F.cross_entropy(theirs(images[rows] / 127.5 - 1), labels[rows])
+        assert losses[step] == pytest.approx(loss.item(), rel=1e-4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    assert ours.training
+    torch.testing.assert_close(ours[2].weight, theirs[2].weight, rtol=1e-3, atol=1e-5)
+
+
+def test_evaluate_is_loss_and_accuracy_in_evaluation_mode():
+    images, labels = pictures(450, 8), torch.arange(450) % 10
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 10)).train()
+    loss, accuracy = lesson.evaluate(model, images, labels)
+    logits = model.eval()(images / 127.5 - 1)
+    assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+    assert accuracy == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+
+
+def test_augmentation_draws_anew_for_every_group_only():
+    images = pictures(1, 32).expand(8, -1, -1, -1)
+    torch.manual_seed(0)
+    changed = lesson.augment(images, v2.RandomResizedCrop(32, scale=(0.3, 0.9), antialias=True), 4)
+    assert changed.shape == images.shape and changed.dtype == torch.uint8
+    assert torch.equal(changed[0], changed[3]) and not torch.equal(changed[0], changed[4])
 
 
 def test_random_flips_mirror_each_picture_by_itself():
@@ -250,49 +385,38 @@ def test_random_flips_mirror_each_picture_by_itself():
 
 
 @pytest.mark.parametrize("statistics", [HALF, IMAGENET])
-def test_training_feeds_each_photo_once_an_epoch_as_it_was_normalised(statistics):
+def test_training_feeds_each_photo_once_an_epoch_as_it_was_normalized(statistics):
     shades = torch.tensor([0, 10, 60, 90, 200, 255, 128], dtype=torch.uint8)
     pixels = shades[:, None, None, None].expand(-1, 3, 4, 4).contiguous()  # flips do not change them
     spy = Spy().eval()
-    losses = lesson.train(spy, pixels, torch.zeros(7, dtype=torch.int64), *statistics, 2, 3, 2, 1e-3, 0)
-    fed, expected = torch.cat(spy.fed), lesson.normalise(pixels, *statistics)
-    assert losses.shape == (6,) and all(spy.modes) and [len(x) for x in spy.fed] == [2, 1, 2, 1, 1] * 2
+    losses = lesson.fine_tune(spy, pixels, torch.zeros(7, dtype=torch.int64), *statistics, 2, 3, 1e-3, 0)
+    fed, expected = torch.cat(spy.fed), lesson.normalize(pixels, *statistics)
+    assert losses.shape == (6,) and all(spy.modes) and [len(x) for x in spy.fed] == [3, 3, 1] * 2
     for epoch in fed.split(7):
         torch.testing.assert_close(epoch[epoch[:, 0, 0, 0].argsort()], expected[expected[:, 0, 0, 0].argsort()])
-
-
-@pytest.mark.parametrize("micro_batch", [1, 2, 3, 8])
-def test_parts_of_a_batch_add_up_to_the_batch(micro_batch):
-    shades = torch.arange(10, 250, 24, dtype=torch.uint8)
-    pixels, labels = shades[:, None, None, None].expand(-1, 3, 4, 4).contiguous(), torch.arange(10) % 2
-    whole, parts = Spy(), Spy()
-    expected = lesson.train(whole, pixels, labels, *HALF, 3, 8, 8, 1e-2, 1)
-    losses = lesson.train(parts, pixels, labels, *HALF, 3, 8, micro_batch, 1e-2, 1)
-    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(parts.linear.weight, whole.linear.weight, rtol=1e-3, atol=1e-5)
-    assert not torch.equal(whole.linear.weight, Spy().linear.weight)
 
 
 def test_each_update_is_adamws_own():
     shades = torch.arange(10, 250, 24, dtype=torch.uint8)
     pixels, labels = shades[:, None, None, None].expand(-1, 3, 4, 4).contiguous(), torch.arange(10) % 2
     trained, reference = Spy(), Spy()
-    lesson.train(trained, pixels, labels, *HALF, 6, 10, 4, 1e-2, 0)  # one batch an epoch: its order does not matter
-    optimizer = torch.optim.AdamW(reference.parameters())
-    for step in range(6):
-        optimizer.param_groups[0]["lr"] = 1e-2 * lesson.rate_factor(step, 6)
+    lesson.fine_tune(trained, pixels, labels, *HALF, 6, 10, 1e-2, 0)  # one batch an epoch: its order does not matter
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=6, pct_start=0.1)
+    for _ in range(6):
         optimizer.zero_grad()
-        F.cross_entropy(reference(lesson.normalise(pixels, *HALF)).logits, labels).backward()
+        F.cross_entropy(reference(lesson.normalize(pixels, *HALF)).logits, labels).backward()
         optimizer.step()
+        schedule.step()
     torch.testing.assert_close(trained.linear.weight, reference.linear.weight, rtol=1e-3, atol=1e-5)
 
 
 def test_head_learns_what_is_linear():
     labels = torch.arange(60) % 3
     features = F.one_hot(labels, 3).float() + 0.1 * random(60, 3)
-    head = lesson.train_head(features, labels, 3, 10, 8, 1e-1, 0)
+    head = lesson.train_head(features, labels, 3, 60, 1e-1, 0)
     assert lesson.accuracy(head(features), labels) == 1.0
-    again = lesson.train_head(features, labels, 3, 10, 8, 1e-1, 0)
+    again = lesson.train_head(features, labels, 3, 60, 1e-1, 0)
     assert torch.equal(head.weight, again.weight)
 
 
@@ -302,18 +426,12 @@ def test_head_learns_what_is_linear():
 def test_predict_keeps_the_order_and_evaluates(batch_size):
     spy, pixels = Spy().train(), pictures(7, 4)
     logits = lesson.predict(spy, pixels, *IMAGENET, batch_size)
-    torch.testing.assert_close(logits, spy.linear(lesson.normalise(pixels, *IMAGENET).flatten(1)))
+    torch.testing.assert_close(logits, spy.linear(lesson.normalize(pixels, *IMAGENET).flatten(1)))
     assert not any(spy.modes) and not logits.requires_grad
 
 
 def test_accuracy():
     assert lesson.accuracy(torch.eye(4), torch.tensor([0, 1, 0, 0])) == 0.5
-
-
-def test_belief(vit):
-    images, answers = random(5, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1])
-    expected = np.mean([vit(images[i:i + 1]).logits.softmax(dim=1)[0, answers[i]].item() for i in range(5)])
-    assert lesson.belief(vit, images, answers) == pytest.approx(expected, rel=1e-4)
 
 
 def test_paired_difference():
@@ -324,18 +442,3 @@ def test_paired_difference():
     assert difference == pytest.approx(photos.mean()) and error == pytest.approx(2 * photos.std(ddof=1) / 2)
     assert lesson.paired_difference(b, a)[0] == pytest.approx(-difference)
     assert lesson.paired_difference(a, a) == (0, 0)
-
-
-def test_saved_for_backward_counts_activations_and_not_weights():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.one, self.two = nn.Linear(12, 50), nn.Linear(50, 2)
-
-        def forward(self, pixel_values):
-            return SimpleNamespace(logits=self.two(torch.relu(self.one(pixel_values.flatten(1)))))
-
-    net = Net()
-    sizes = [lesson.saved_for_backward(net, random(n, 3, 2, 2)) for n in (1, 2, 5)]
-    assert sizes == [4 * n * (12 + 50) for n in (1, 2, 5)]  # the input, and the result of the ReLU, once
-    assert lesson.saved_for_backward(net.requires_grad_(False), random(2, 3, 2, 2)) == 0
