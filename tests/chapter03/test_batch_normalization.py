@@ -1,4 +1,6 @@
-"""The layer of Batch_normalization.ipynb against torch.nn.BatchNorm1d, in both modes, forward and backward."""
+"""The layers of Batch_normalization.ipynb against torch.nn.BatchNorm1d and 2d, in both modes, forward and backward."""
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,13 +9,15 @@ from torch import nn
 
 from tests.definitions import definitions
 
-lesson = definitions("Chapter03/Batch_normalization.ipynb", "BatchNorm", "new_model", "train_steps")
+NAMES = ("BatchNorm", "BatchNorm2d", "assert_same_layer", "new_model", "train", "evaluate", "accuracy_in_train_mode",
+         "signal_sizes")
+lesson = definitions("Chapter03/Batch_normalization.ipynb", *NAMES)
 
 
-def pair(units, eps, momentum, generator):
+def pair(units, eps, momentum, generator, ours=lesson.BatchNorm, theirs=nn.BatchNorm1d):
     """The lesson's layer and the library's, with the same random scale and shift, in double precision."""
-    ours = lesson.BatchNorm(units, eps=eps, momentum=momentum).double()
-    theirs = nn.BatchNorm1d(units, eps=eps, momentum=momentum).double()
+    ours = ours(units, eps=eps, momentum=momentum).double()
+    theirs = theirs(units, eps=eps, momentum=momentum).double()
     with torch.no_grad():
         for mine, other in ((ours.weight, theirs.weight), (ours.bias, theirs.bias)):
             mine.copy_(torch.randn(units, generator=generator, dtype=torch.float64))
@@ -26,13 +30,17 @@ def pair(units, eps, momentum, generator):
        offset=st.sampled_from([0.0, -3.0, 1e4]), momentum=st.sampled_from([0.1, 0.5, 1.0]), seed=st.integers(0, 99))
 def test_equal_to_the_library_in_both_modes(b, units, scale, offset, momentum, seed):
     generator = torch.Generator().manual_seed(seed)
-    ours, theirs = pair(units, 1e-5, momentum, generator)
+    compare(*pair(units, 1e-5, momentum, generator), (b, units), scale, offset, generator)
+
+
+def compare(ours, theirs, shape, scale, offset, generator):
+    """Both layers agree in training and evaluation mode on batches of `shape`: outputs, statistics and gradients."""
     for training in (True, True, False, True):
         ours.train(training), theirs.train(training)
-        batch = scale * torch.randn(b, units, generator=generator, dtype=torch.float64) + offset
+        batch = scale * torch.randn(shape, generator=generator, dtype=torch.float64) + offset
         inputs = [batch.clone().requires_grad_() for _ in range(2)]
         outputs = [layer(x) for layer, x in zip((ours, theirs), inputs)]
-        upstream = torch.randn(b, units, generator=generator, dtype=torch.float64)
+        upstream = torch.randn(shape, generator=generator, dtype=torch.float64)
         for output in outputs:
             output.backward(upstream)
         size = max(1.0, float(inputs[1].grad.abs().max()))
@@ -42,6 +50,79 @@ def test_equal_to_the_library_in_both_modes(b, units, scale, offset, momentum, s
         torch.testing.assert_close(ours.running_var, theirs.running_var)
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(shape=st.sampled_from([(1, 3, 2, 2), (1, 1, 1, 2), (2, 3, 1, 1), (2, 1, 4, 3), (5, 4, 3, 2)]),
+       scale=st.sampled_from([0.0, 1e-6, 1.0, 1e5]), offset=st.sampled_from([0.0, -3.0, 1e4]),
+       momentum=st.sampled_from([0.1, 0.5, 1.0]), seed=st.integers(0, 99))
+def test_channels_are_equal_to_the_library_in_both_modes(shape, scale, offset, momentum, seed):
+    generator = torch.Generator().manual_seed(seed)
+    layers = pair(shape[1], 1e-5, momentum, generator, lesson.BatchNorm2d, nn.BatchNorm2d)
+    compare(*layers, shape, scale, offset, generator)
+
+
+HOSTILE = {
+    "one image": torch.arange(12.0).reshape(1, 3, 2, 2),
+    "one image of two values": torch.tensor([-1.0, 5.0]).reshape(1, 1, 1, 2),
+    "a constant channel": torch.stack([torch.full((4, 3, 3), 7.0), torch.arange(36.0).reshape(4, 3, 3)], dim=1),
+    "all channels constant": torch.full((2, 3, 4, 4), -2.5),
+    "huge values": 1e18 * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0)),
+    "tiny values": 1e-18 * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0)),
+    "huge offset": 1e6 + torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0)),
+    "an infinite value": torch.tensor([1.0, math.inf, 2.0, 3.0]).reshape(1, 1, 2, 2),
+    "a missing value": torch.tensor([1.0, math.nan, 2.0, 3.0]).reshape(2, 1, 1, 2),
+    "channels last": torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(
+        memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_images(name):
+    """One batch in training mode, then evaluation mode with the statistics of that single batch."""
+    x = HOSTILE[name].double()
+    ours, theirs = lesson.BatchNorm2d(x.shape[1]).double(), nn.BatchNorm2d(x.shape[1]).double()
+    for layers in ((ours, theirs), (ours.eval(), theirs.eval())):
+        outputs = [layer(x) for layer in layers]
+        assert outputs[0].shape == x.shape
+        torch.testing.assert_close(*outputs, equal_nan=True, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean, equal_nan=True)
+        torch.testing.assert_close(ours.running_var, theirs.running_var, equal_nan=True)
+
+
+def test_a_single_value_per_channel_is_refused_in_training_mode_only():
+    x, layer = torch.zeros(1, 3, 1, 1), lesson.BatchNorm2d(3)
+    for refusing in (layer, nn.BatchNorm2d(3)):
+        with pytest.raises(ValueError):
+            refusing(x)
+    assert torch.equal(layer.running_mean, torch.zeros(3)) and layer.eval()(x).shape == x.shape
+
+
+def wrong(name):
+    """BatchNorm2d with a mistake that authors make."""
+    class Wrong(lesson.BatchNorm2d):
+        def forward(self, x):
+            if name == "statistics per position":
+                return lesson.BatchNorm.forward(self, x.flatten(1)[:, : x.shape[1]])[:, :, None, None].expand_as(x)
+            if name == "rows and columns swapped":
+                return super().forward(x.transpose(2, 3))
+            if name == "running variance divided by N":
+                y = super().forward(x)
+                if self.training:
+                    n = x.numel() / x.shape[1]
+                    self.running_var -= self.momentum / n * x.var(dim=(0, 2, 3), correction=1)
+                return y
+            return super().forward(x) if self.training else super().train().forward(x)  # never in evaluation mode
+    return Wrong(3).double()
+
+
+@pytest.mark.parametrize("name", ["statistics per position", "rows and columns swapped",
+                                  "running variance divided by N", "never in evaluation mode"])
+def test_the_check_of_the_lesson_sees_mistakes(name):
+    maps = 3 * torch.randn(4, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double() + 2
+    lesson.assert_same_layer(lesson.BatchNorm2d(3).double(), nn.BatchNorm2d(3).double(), maps)
+    with pytest.raises((AssertionError, RuntimeError)):
+        lesson.assert_same_layer(wrong(name), nn.BatchNorm2d(3).double(), maps)
 
 
 def test_running_statistics_are_saved_and_get_no_gradient():
@@ -70,11 +151,53 @@ def test_the_deep_network(norm):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_training_leaves_the_mode_alone_and_makes_the_steps_asked_for(training):
-    model = lesson.new_model(0, "cpu", norm=nn.BatchNorm1d, depth=1, width=8).train(training)
-    images = torch.randint(0, 256, (21, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    steps = []
-    lesson.train_steps(model, images, torch.arange(21) % 10, 0.1, 5, 9, 0, look=steps.append)
-    assert model.training is training and steps == list(range(1, 10))
-    assert int(model[1].num_batches_tracked) == (9 if training else 0)
+IMAGES = torch.randint(0, 256, (21, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(21) % 10
+
+
+@pytest.mark.parametrize("epochs_in_training_mode, tracked", [(math.inf, 12), (3, 12), (1, 4), (0, 0)])
+def test_training_is_in_training_mode_unless_the_bug_is_planted(epochs_in_training_mode, tracked):
+    model = lesson.new_model(0, "cpu", norm=nn.BatchNorm1d, depth=1, width=8).eval()  # as an evaluation left it
+    before = [p.detach().clone() for p in model.parameters()]
+    losses = lesson.train(model, IMAGES, LABELS, 0.1, 5, 3, 0, train_mode_epochs=epochs_in_training_mode)
+    assert len(losses) == 12 and int(model[1].num_batches_tracked) == tracked
+    assert all(not torch.equal(p, q) for p, q in zip(model.parameters(), before))
+
+
+def test_the_default_is_training_mode_and_the_seed_decides():
+    runs = []
+    for seed in (0, 0, 1):
+        model = lesson.new_model(0, "cpu", norm=nn.BatchNorm1d, depth=1, width=8).eval()
+        runs.append(lesson.train(model, IMAGES, LABELS, 0.1, 5, 2, seed))
+        assert int(model[1].num_batches_tracked) == 8
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_the_rate_falls_linearly_to_zero(monkeypatch):
+    rates = []
+
+    class Recorder(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "SGD", Recorder)
+    lesson.train(lesson.new_model(0, "cpu", depth=1, width=8), IMAGES, LABELS, 0.4, 5, 2, 0)
+    assert rates == pytest.approx([0.4 * (1 - k / 8) for k in range(8)])
+
+
+def test_evaluation_after_the_bug_changes_nothing():
+    """The bug is measured on a copy: neither the mode nor the running statistics of the network change."""
+    model = lesson.new_model(0, "cpu", norm=nn.BatchNorm1d, depth=2, width=8).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    accuracies = {size: lesson.accuracy_in_train_mode(model, IMAGES, LABELS, size) for size in (3, 21)}
+    assert not model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert accuracies[21] == pytest.approx((model.train()(IMAGES.flatten(1) / 255).argmax(1) == LABELS).float().mean())
+    with pytest.raises(ValueError):
+        lesson.accuracy_in_train_mode(model, IMAGES, LABELS, 4)  # 21 = 5 * 4 + 1: the last batch has one image
+
+
+def test_signal_sizes_are_those_behind_each_relu():
+    model, inputs = lesson.new_model(0, "cpu", depth=3, width=8), torch.rand(30, 784)
+    found = lesson.signal_sizes(model, inputs)
+    assert found == pytest.approx([model[: 2 * k](inputs).std(dim=0).mean().item() for k in (1, 2, 3)])

@@ -9,7 +9,8 @@ from torch import nn
 
 from tests.definitions import definitions
 
-NAMES = ("cross_entropy", "squared_error", "sgd", "rmsprop", "adam_step", "adamw_step", "predict", "train_one_epoch")
+NAMES = ("cross_entropy", "squared_error", "sgd", "rmsprop", "adam_step", "adamw_step", "assert_same_steps", "train",
+         "fit", "search", "new_model")
 lesson = definitions("Chapter03/Varying_loss_optimizer.ipynb", *NAMES)
 often = settings(deadline=None, derandomize=True, max_examples=60)
 numbers = st.floats(-1e4, 1e4, allow_subnormal=False)
@@ -64,12 +65,72 @@ def test_cross_entropy_survives_huge_logits():
     torch.testing.assert_close(lesson.cross_entropy(z, torch.tensor([0, 0])), torch.tensor(1000.0))
 
 
-def test_loop_trains_and_evaluation_sleeps():
-    g = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (30, 28, 28), generator=g, dtype=torch.uint8)
-    labels = torch.randint(10, (30,), generator=g)
+@pytest.mark.parametrize("mistake", ["no bias correction", "root of v left out", "rate of the gradient squared"])
+def test_the_check_of_the_lesson_sees_mistakes(mistake):
+    def wrong(w, g, state, rate):
+        if mistake == "no bias correction":
+            state["m"] = 0.9 * state.get("m", 0.0) + 0.1 * g
+            state["v"] = 0.999 * state.get("v", 0.0) + 0.001 * g**2
+            return w - rate * state["m"] / (state["v"].sqrt() + 1e-8)
+        step = w - lesson.adam_step(w, g, state, rate)
+        return w - (step**2 if mistake == "root of v left out" else step * 0.9)
+
+    gradients = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lesson.assert_same_steps(lesson.adam_step, {}, torch.optim.Adam, {}, gradients)
+    with pytest.raises(AssertionError):
+        lesson.assert_same_steps(wrong, {}, torch.optim.Adam, {}, gradients)
+
+
+def test_a_gradient_of_zero_moves_nothing():
+    """What the lesson says of Adam's first step: the rate, in the direction of the gradient, but 0 where that is 0."""
+    g = torch.tensor([100.0, 1e-3, -5.0, 0.0])
+    torch.testing.assert_close(lesson.adam_step(torch.zeros(4), g, {}, 0.1), torch.tensor([-0.1, -0.1, 0.1, 0.0]),
+                               rtol=1e-4, atol=0)
+
+
+IMAGES = torch.randint(0, 256, (30, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(30) % 10
+DATA = {"train": (IMAGES, LABELS), "val": (IMAGES[:10], LABELS[:10])}
+
+
+def test_training_is_in_training_mode_at_a_rate_that_falls_to_zero():
     model = nn.Sequential(nn.Linear(784, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 10)).eval()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    loss = lesson.train_one_epoch(model, images, labels, F.cross_entropy, optimizer, 10, g)
-    assert loss > 0 and model.training and model[2].num_batches_tracked == 3
-    assert torch.equal(lesson.predict(model, images, 7), lesson.predict(model, images, 7)) and not model.training
+    before, rates = [p.detach().clone() for p in model.parameters()], []
+
+    class Recorder(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    lesson.train(model, IMAGES, LABELS, F.cross_entropy, Recorder(model.parameters(), lr=0.4), 7, 2, 0)
+    assert model.training and model[2].num_batches_tracked == 10
+    assert all(not torch.equal(p, q) for p, q in zip(model.parameters(), before))
+    assert rates == pytest.approx([0.4 * (1 - k / 10) for k in range(10)])
+
+
+def optimizer(weights, rate):
+    return torch.optim.SGD(weights, lr=rate)
+
+
+def test_a_run_depends_on_its_seed_alone_and_reports_validation_accuracy():
+    runs = [lesson.fit(DATA, F.cross_entropy, optimizer, 0.1, seed, 10, 1) for seed in (0, 0, 1)]
+    first, again, other = (torch.cat([p.flatten() for p in model.parameters()]) for model, _ in runs)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    for model, accuracy in runs:
+        assert not model.training  # measured in evaluation mode
+        answers = model(IMAGES[:10].flatten(1) / 255).argmax(1)
+        assert accuracy == pytest.approx((answers == LABELS[:10]).float().mean().item())
+
+
+def test_the_bad_start_scales_the_last_layer_only():
+    model, _ = lesson.fit(DATA, F.cross_entropy, optimizer, 0.0, 3, 10, 1, last_layer_scale=50.0)
+    start = lesson.new_model(3, "cpu")
+    torch.testing.assert_close(model[-1].weight, 50 * start[-1].weight)
+    assert torch.equal(model[0].weight, start[0].weight) and torch.equal(model[-1].bias, start[-1].bias)
+
+
+def test_the_search_makes_one_full_run_for_each_rate():
+    found = lesson.search(DATA, F.cross_entropy, optimizer, (0.01, 1.0), 5, 10, 2)
+    assert list(found.index) == [0.01, 1.0]
+    for rate, accuracy in found.items():
+        assert accuracy == lesson.fit(DATA, F.cross_entropy, optimizer, rate, 5, 10, 2)[1]
