@@ -1,17 +1,21 @@
 """The layers of Batch_normalization.ipynb against torch.nn.BatchNorm1d and 2d, in both modes, forward and backward."""
 import math
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.cells import find_cell, loops_over_seeds, run_cell
 from tests.definitions import definitions
+from tests.notebooks import ROOT, read
 
+NOTEBOOK = "Chapter03/Batch_normalization.ipynb"
 NAMES = ("BatchNorm", "BatchNorm2d", "assert_same_layer", "new_model", "train", "evaluate", "accuracy_in_train_mode",
          "signal_sizes")
-lesson = definitions("Chapter03/Batch_normalization.ipynb", *NAMES)
+lesson = definitions(NOTEBOOK, *NAMES)
 
 
 def pair(units, eps, momentum, generator, ours=lesson.BatchNorm, theirs=nn.BatchNorm1d):
@@ -201,3 +205,106 @@ def test_signal_sizes_are_those_behind_each_relu():
     model, inputs = lesson.new_model(0, "cpu", depth=3, width=8), torch.rand(30, 784)
     found = lesson.signal_sizes(model, inputs)
     assert found == pytest.approx([model[: 2 * k](inputs).std(dim=0).mean().item() for k in (1, 2, 3)])
+
+
+# ---- what is drawn and reported
+
+BOTH = ("without", "with")
+
+
+def test_every_run_over_seeds_uses_its_seed():
+    calls = [(name, names) for name, names in loops_over_seeds(NOTEBOOK) if name in ("new_model", "train")]
+    assert len(calls) >= 4 and all("seed" in names for _, names in calls), calls
+
+
+def test_the_test_set_is_used_in_its_section_only():
+    section = False
+    for cell in read(ROOT / NOTEBOOK).cells:
+        if cell.cell_type == "markdown" and "## " in cell.source:
+            section = "The test set, once" in cell.source.rpartition("## ")[2]
+        if cell.cell_type == "code" and 'data["test"]' in cell.source:
+            assert section, cell.source
+    assert 'data["val"]' not in find_cell(NOTEBOOK, "test = pd.DataFrame")
+
+
+@pytest.fixture
+def grid():
+    """Accuracies that all differ: by network, gain and rate."""
+    index = pd.MultiIndex.from_product([BOTH, (0.4, 1.0), (0.01, 0.1)], names=["network", "gain", "rate"])
+    return pd.Series([0.1, 0.3, 0.85, 0.2, 0.6, 0.82, 0.9, 0.95], index=index)
+
+
+def test_the_table_of_settings(grid):
+    rows = {(name, rate, gain, seed): value + seed / 100 - 0.01 for (name, gain, rate), value in grid.items()
+            for seed in (0, 1, 2)}
+    space = run_cell(NOTEBOOK, "grid = pd.Series(accuracy)", accuracy=rows, norms=dict.fromkeys(BOTH))
+    pd.testing.assert_series_equal(space["grid"].sort_index(), grid.sort_index())
+    assert space["learned"] == {"without": 1, "with": 3}
+
+
+def test_the_picture_of_settings(grid):
+    learned = {"without": 1, "with": 3}
+    space = run_cell(NOTEBOOK, "# @title Figure: learning rates and starting weights", grid=grid, learned=learned,
+                     norms=dict.fromkeys(BOTH), RATES=(0.01, 0.1), GAINS=(0.4, 1.0))
+    for ax, name in zip(space["axes"], BOTH):
+        assert f"{learned[name]} of 4" in ax.get_title() and ax.get_title().startswith(f"{name}:")
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0.01", "0.1"]
+        assert [tick.get_text() for tick in ax.get_yticklabels()] == ["× 0.4", "× 1"]
+        written = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in ax.texts}
+        assert written == {(i, j): f"{grid[name, gain, rate]:.0%}" for i, gain in enumerate((0.4, 1.0))
+                           for j, rate in enumerate((0.01, 0.1))}
+
+
+def test_the_first_picture():
+    space = run_cell(NOTEBOOK, "# @title Figure: training with and without", norms=dict.fromkeys(BOTH),
+                     losses={"without": [2.0] * 30, "with": [1.0] * 30}, first={"without": 0.1, "with": 0.9})
+    lines = {line.get_label(): line.get_ydata()[-1] for line in space["ax"].lines}
+    assert lines["without batch normalization"] == 2.0 and lines["with batch normalization"] == 1.0
+    assert "90% with" in space["ax"].get_title() and "10% without" in space["ax"].get_title()
+
+
+def test_the_picture_of_the_running_mean():
+    batch_means, running = torch.arange(12.0).reshape(4, 3), torch.arange(12.0).reshape(4, 3) / 10
+    space = run_cell(NOTEBOOK, "# @title Figure: a running mean", batch_means=list(batch_means),
+                     running_means=list(running), true_mean=torch.tensor([0.0, 9.0, 1.0]), unit=torch.tensor(1))
+    lines = {line.get_label(): list(line.get_ydata()) for line in space["ax"].lines}
+    assert lines["mean of one batch of 32"] == batch_means[:, 1].tolist()
+    assert lines["running mean"] == running[:, 1].tolist() and lines["mean over 5,000 images"] == [9.0, 9.0]
+
+
+def test_the_picture_of_the_second_bug():
+    table = pd.DataFrame({"shuffled": [0.2, 0.8], "sorted by class": [0.1, 0.3]}, index=[2, 100])
+    space = run_cell(NOTEBOOK, "# @title Figure: evaluated in training mode", forgot_eval=table, correct=0.9,
+                     TEST_SIZES=(2, 100))
+    lines = {line.get_label(): list(line.get_ydata()) for line in space["ax"].lines}
+    assert lines["training mode, shuffled"] == [0.2, 0.8] and lines["training mode, sorted by class"] == [0.1, 0.3]
+    assert lines["evaluation mode (correct)"] == [0.9, 0.9]
+
+
+def test_the_test_is_of_the_best_settings_and_paired_by_seed(grid):
+    models = {(name, rate, gain, seed): (name, rate, gain, seed) for name, gain, rate in grid.index for seed in (0, 1)}
+    scores = {"without": {0: 0.5, 1: 0.7}, "with": {0: 0.8, 1: 0.9}}
+    used = []
+
+    def evaluate(model, images, labels):
+        assert (images, labels) == ("test images", "test labels")
+        used.append(model)
+        return 0.0, scores[model[0]][model[3]]
+
+    space = run_cell(NOTEBOOK, "test = pd.DataFrame", grid=grid, models=models, evaluate=evaluate, SEEDS=(0, 1),
+                     norms=dict.fromkeys(BOTH), data={"test": ("test images", "test labels")})
+    assert set(used) == {(*best, 1.0, seed) for best in (("without", 0.01), ("with", 0.1)) for seed in (0, 1)}
+    assert space["gain_points"].tolist() == pytest.approx([30, 20])
+
+
+def test_the_results(grid):
+    test = pd.DataFrame({"without": [0.5, 0.6], "with": [0.8, 0.86]})
+    forgot_train = pd.DataFrame({("validation accuracy", "mean"): [0.31, 0.32, 0.33]}, index=[0, 1, 2])
+    space = run_cell(NOTEBOOK, "results = {", test=test, gain_points=pd.Series([30.0, 26.0]), grid=grid,
+                     first={"without": 0.1, "with": 0.88}, learned={"without": 1, "with": 3}, forgot_train=forgot_train,
+                     forgot_eval=pd.DataFrame({"shuffled": [0.21, 0.22]}, index=[2, 10]), TEST_SIZES=(2, 10))
+    assert space["results"] == pytest.approx({
+        "test_accuracy": 0.83, "test_accuracy_sd": 0.06 / 2**0.5, "test_accuracy_without": 0.55, "gain_points": 28,
+        "gain_sd_points": 4 / 2**0.5, "first_accuracy_with": 0.88, "first_accuracy_without": 0.1, "settings": 4,
+        "settings_learned_with": 3, "settings_learned_without": 1, "forgot_train_accuracy": 0.32,
+        "forgot_eval_accuracy_pairs": 0.21})
