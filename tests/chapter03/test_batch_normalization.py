@@ -299,7 +299,7 @@ def test_the_test_is_of_the_best_settings_and_paired_by_seed(grid):
 
 def test_the_results(grid):
     test = pd.DataFrame({"without": [0.5, 0.6], "with": [0.8, 0.86]})
-    forgot_train = pd.DataFrame({("validation accuracy", "mean"): [0.31, 0.32, 0.33]}, index=[0, 1, 2])
+    forgot_train = pd.DataFrame({"validation accuracy": [0.31, 0.32, 0.33]}, index=[0, 1, 2])
     space = run_cell(NOTEBOOK, "results = {", test=test, gain_points=pd.Series([30.0, 26.0]), grid=grid,
                      first={"without": 0.1, "with": 0.88}, learned={"without": 1, "with": 3}, forgot_train=forgot_train,
                      forgot_eval=pd.DataFrame({"shuffled": [0.21, 0.22]}, index=[2, 10]), TEST_SIZES=(2, 10))

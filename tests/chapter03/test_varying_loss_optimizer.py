@@ -228,6 +228,28 @@ def test_the_picture_of_gradients_is_that_of_the_losses():
         assert line.get_ydata().tolist() == space["lengths"][line.get_label()].tolist()
 
 
+def test_the_bad_start_is_bad_and_drawn_beside_the_usual_one():
+    scores = {"cross-entropy": 0.7, "label smoothing": 0.6, "squared error": 0.2}
+
+    def fit(data, loss_fn, make_optimizer, rate, seed, batch_size, epochs, last_layer_scale):
+        assert (make_optimizer, rate, last_layer_scale) == ("adam", 1e-3, 50.0)
+        return None, scores[loss_fn] + seed / 100
+
+    names = dict(losses={name: name for name in LOSSES}, loss_rates=dict.fromkeys(LOSSES, 1e-3))
+    space = run_cell(NOTEBOOK, "bad_start = pd.DataFrame", fit=fit, optimizers={"Adam": "adam"}, SEEDS=(0, 1, 2, 3),
+                     data=None, BATCH_SIZE=8, EPOCHS=3, **names)
+    bad_start = space["bad_start"]
+    assert bad_start.mean().to_dict() == pytest.approx({name: value + 0.01 for name, value in scores.items()})
+    index = pd.MultiIndex.from_product([LOSSES, (0, 1)], names=["loss", "seed"])
+    runs = pd.DataFrame({"accuracy": [0.80, 0.82, 0.84, 0.86, 0.88, 0.90]}, index=index)
+    drawn = run_cell(NOTEBOOK, "# @title Figure: two starts", loss_runs=runs, bad_start=bad_start, losses=names["losses"])
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in drawn["ax"].containers
+               if hasattr(bars, "patches")}
+    assert heights["usual start"] == pytest.approx([0.81, 0.85, 0.89])
+    assert heights["bad start"] == pytest.approx([0.71, 0.61, 0.21])
+    assert [tick.get_text() for tick in drawn["ax"].get_xticklabels()] == list(LOSSES)
+
+
 def test_the_picture_of_rates():
     searches = {name: pd.Series({RATES[name] / 10: 0.1 * k, RATES[name]: 0.2 * k}) for k, name in enumerate(OPTIMIZERS)}
     space = run_cell(NOTEBOOK, "# @title Figure: validation accuracy against", optimizers=OPTIMIZERS, rates=RATES,
@@ -264,10 +286,9 @@ def test_the_test_is_of_the_best_optimizer():
 
 def test_the_results():
     table = pd.DataFrame({name: [0.5 + 0.1 * k, 0.6 + 0.1 * k] for k, name in enumerate(OPTIMIZERS)})
-    loss_table = pd.DataFrame({("accuracy", "mean"): [0.81, 0.82, 0.83], ("bad start", "mean"): [0.7, 0.6, 0.2]},
-                              index=list(LOSSES))
+    bad_start = pd.DataFrame(dict(zip(LOSSES, ([0.6, 0.8], [0.5, 0.7], [0.1, 0.3]))))
     space = run_cell(NOTEBOOK, "results = {", test=pd.Series([0.8, 0.86]), lead=pd.Series([15.0, -70.0]), factor=300.0,
-                     behind=pd.DataFrame({"SGD": [3.0, 3.4], "AdamW": [0.1, 0.2]}), table=table, loss_table=loss_table,
+                     behind=pd.DataFrame({"SGD": [3.0, 3.4], "AdamW": [0.1, 0.2]}), table=table, bad_start=bad_start,
                      optimizers=OPTIMIZERS, losses=LOSSES)
     assert space["results"] == pytest.approx({
         "test_accuracy": 0.83, "test_accuracy_sd": 0.06 / 2**0.5, "shared_rate_lead_points": 15,
