@@ -299,10 +299,11 @@ def test_the_test_is_of_the_best_settings_and_paired_by_seed(grid):
 
 def test_the_results(grid):
     test = pd.DataFrame({"without": [0.5, 0.6], "with": [0.8, 0.86]})
-    forgot_train = pd.DataFrame({"validation accuracy": [0.31, 0.32, 0.33]}, index=[0, 1, 2])
+    forgot_train = pd.DataFrame({"validation accuracy": [0.31, 0.32, 0.33, 0.34]},
+                                index=pd.MultiIndex.from_product([(0.1, 1.0), (0, 1)]))
     space = run_cell(NOTEBOOK, "results = {", test=test, gain_points=pd.Series([30.0, 26.0]), grid=grid,
                      first={"without": 0.1, "with": 0.88}, learned={"without": 1, "with": 3}, forgot_train=forgot_train,
-                     forgot_eval=pd.DataFrame({"shuffled": [0.21, 0.22]}, index=[2, 10]), TEST_SIZES=(2, 10))
+                     forgot_eval=pd.DataFrame({"shuffled": [0.21, 0.22]}, index=[2, 10]), TEST_SIZES=(2, 10), FIRST_RATE=0.1)
     assert space["results"] == pytest.approx({
         "test_accuracy": 0.83, "test_accuracy_sd": 0.06 / 2**0.5, "test_accuracy_without": 0.55, "gain_points": 28,
         "gain_sd_points": 4 / 2**0.5, "first_accuracy_with": 0.88, "first_accuracy_without": 0.1, "settings": 4,
