@@ -73,7 +73,8 @@ def test_the_split(notebook, validation, monkeypatch):
 
 # ---- the inputs
 
-RANGES = {"to_inputs": [(0, 1), (-1, 1)], "to_raw_inputs": [(0, 255)], "to_image_inputs": [(0, 1)]}
+RANGES = {"to_inputs": [(0, 1), (-1, 1)], "to_raw_inputs": [(0, 255)], "to_image_inputs": [(0, 1)],
+          "photo_inputs": [(-1, 1)]}
 CONVERSIONS = {notebook: name for name in RANGES for notebook in with_definition(name)}
 
 
@@ -86,7 +87,7 @@ def conversion(notebook):
     notebook for notebook in CONVERSIONS if list(inspect.signature(conversion(notebook)).parameters) == ["images"]])
 def test_inputs_are_scaled_alike_in_training_and_evaluation(notebook):
     to_inputs = conversion(notebook)
-    shape = (4, 3, 8, 8) if "Cats" in notebook else (4, 28, 28)
+    shape = (4, 3, 8, 8) if CONVERSIONS[notebook] == "photo_inputs" else (4, 28, 28)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images.view(-1)[:2] = torch.tensor([0, 255])
     kept, training = images.clone(), to_inputs(images)

@@ -20,7 +20,7 @@ NOTEBOOK = "Chapter04/Cats_Vs_Dogs.ipynb"
 CPU = torch.device("cpu")
 lesson = definitions(
     NOTEBOOK, "stored_bytes", "decode", "load_photos", "first_copies", "split", "subset", "augment", "new_model",
-    "draw_batches", "to_inputs", "predict", "evaluate", "train")
+    "draw_batches", "photo_inputs", "predict", "evaluate", "train")
 quickly = settings(deadline=None, derandomize=True, max_examples=40)
 
 
@@ -125,7 +125,7 @@ def test_augmentation_draws_anew_for_every_group_only():
 
 
 def test_inputs_are_scaled():
-    x = lesson.to_inputs(torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1))
+    x = lesson.photo_inputs(torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1))
     torch.testing.assert_close(x.flatten(), torch.tensor([-1.0, 1.0, -0.6]))
     assert x.dtype == torch.float32
 
@@ -155,7 +155,7 @@ def test_a_step_uses_the_loss_with_logits_training_mode_and_the_schedule():
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=3)
     expected = []
     for _ in range(3):
-        loss = F.binary_cross_entropy_with_logits(twin(lesson.to_inputs(photos)).squeeze(1), labels.float())
+        loss = F.binary_cross_entropy_with_logits(twin(lesson.photo_inputs(photos)).squeeze(1), labels.float())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -170,7 +170,7 @@ def test_a_step_uses_the_loss_with_logits_training_mode_and_the_schedule():
 def test_evaluation_is_loss_and_share_of_right_answers():
     photos, labels = some(12)
     model, rows = lesson.new_model(0, CPU, 4), torch.tensor([5, 0, 7, 2])
-    logits = model.eval()(lesson.to_inputs(photos[rows])).squeeze(1).detach()
+    logits = model.eval()(lesson.photo_inputs(photos[rows])).squeeze(1).detach()
     loss, accuracy = lesson.evaluate(model, photos, labels, rows)
     assert loss == pytest.approx(F.binary_cross_entropy_with_logits(logits, labels[rows].float()).item(), rel=1e-4)
     assert accuracy == ((logits > 0).long() == labels[rows]).float().mean().item()

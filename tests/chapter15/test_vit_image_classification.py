@@ -20,7 +20,7 @@ from tests.definitions import definitions
 
 NOTEBOOK = "Chapter15/ViT_Image_classification.ipynb"
 lesson = definitions(
-    NOTEBOOK, "load_imagenette", "augment", "to_inputs", "train", "evaluate", "new_vit", "new_cnn",
+    NOTEBOOK, "load_imagenette", "augment", "photo_inputs", "train", "evaluate", "new_vit", "new_cnn",
     "million_multiplications", "first_right", "ask", "Block", "ViT", "by_hand", "position_similarity",
     "shuffle_patches", "rollout", "hide_patches", "answer_probability", "occlusion", "both_maps", "hiding_curve",
     "geometry", "normalize", "decode", "not_among", "fresh", "predict", "train_head", "random_flips", "fine_tune",
@@ -183,15 +183,15 @@ def test_by_hand_is_the_network(vit):
 
 def test_ask_and_first_right(vit):
     images = pictures(9, 16)
-    answers = vit(lesson.to_inputs(images)).argmax(dim=1)
+    answers = vit(lesson.photo_inputs(images)).argmax(dim=1)
     labels = answers.clone()
     labels[:4] = (answers[:4] + 1) % 5  # the first four are wrong
     label = answers[6].item()
     first = next(i for i in range(4, 9) if labels[i] == label)
     assert lesson.first_right(vit, images, labels, label) == first
     probabilities, attention = lesson.ask(vit, images[2])
-    torch.testing.assert_close(probabilities, vit(lesson.to_inputs(images[2:3]))[0].softmax(0), rtol=1e-4, atol=1e-5)
-    last = vit.with_attention(lesson.to_inputs(images[2:3]))[1][-1]
+    torch.testing.assert_close(probabilities, vit(lesson.photo_inputs(images[2:3]))[0].softmax(0), rtol=1e-4, atol=1e-5)
+    last = vit.with_attention(lesson.photo_inputs(images[2:3]))[1][-1]
     torch.testing.assert_close(attention.flatten(), last[0, :, 0, 1:].mean(0), rtol=1e-4, atol=1e-6)
 
 
