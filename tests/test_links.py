@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import http.server
 import threading
-import time
 
 import nbformat
 import pytest
@@ -17,7 +16,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def answer(self) -> None:
         self.server.asked.append((self.command, self.path))
         if self.path == "/slow":
-            time.sleep(2)
+            self.server.over.wait(60)
         if self.path == "/get" and self.command == "HEAD":
             return self.send_error(405)
         if self.path == "/flaky" and self.server.asked.count(("GET", "/flaky")) < 2:
@@ -48,9 +47,10 @@ class Server(http.server.ThreadingHTTPServer):
 def server(monkeypatch):
     monkeypatch.setattr(links, "LOCAL", links.re.compile("https?://example"))  # the server is on this machine
     running = Server(("127.0.0.1", 0), Answer)
-    running.asked = []
+    running.asked, running.over = [], threading.Event()
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield running
+    running.over.set()
     running.shutdown()
     running.server_close()
 
@@ -66,8 +66,8 @@ def shelf(root, server, *paths: str):
     return root
 
 
-def run(root, capsys) -> tuple[int, list[str]]:
-    code = links.main(["--root", str(root), "--timeout", "0.5", "--tries", "2", "--pause", "0.01"])
+def run(root, capsys, timeout: float = 60) -> tuple[int, list[str]]:
+    code = links.main(["--root", str(root), "--timeout", str(timeout), "--tries", "2", "--pause", "0.01"])
     return code, capsys.readouterr().out.splitlines()
 
 
@@ -88,7 +88,7 @@ def test_a_broken_link_is_named_with_its_place(server, tmp_path, capsys, path, n
 
 @pytest.mark.parametrize("path", ["/forbidden", "/often", "/error", "/slow"])
 def test_a_server_that_does_not_say_is_named_and_tolerated(server, tmp_path, capsys, path):
-    code, lines = run(shelf(tmp_path, server, path), capsys)
+    code, lines = run(shelf(tmp_path, server, path), capsys, timeout=1 if path == "/slow" else 60)
     assert code == 0 and len(lines) == 2 and lines[0].startswith("unclear") and path in lines[0]
 
 

@@ -10,7 +10,6 @@ import http.server
 import io
 import json
 import threading
-import time
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -89,13 +88,14 @@ def truth() -> dict[str, object]:
 
 
 class Playing(http.server.ThreadingHTTPServer):
-    """A server that answers by `answers`, sleeps before those in `slow`, and fails so often for those in `busy`."""
+    """A server that answers by `answers`, keeps those in `slow` waiting, and fails so often for those in `busy`."""
 
     daemon_threads = True
 
     def __init__(self, answers: dict[str, object]):
         super().__init__(("127.0.0.1", 0), Answer)
         self.answers, self.slow, self.busy, self.cut, self.asked = answers, set(), {}, {}, []
+        self.over = threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -111,7 +111,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         server: Playing = self.server
         server.asked.append((self.command, self.path))
         if self.path in server.slow:
-            time.sleep(3)
+            server.over.wait(60)
         if server.busy.get(self.path, 0) > 0:
             server.busy[self.path] -= 1
             return self.send_error(503)
@@ -147,13 +147,15 @@ def honest() -> dict[str, object]:
 def world(honest):
     server = Playing(copy.deepcopy(honest))
     yield server
+    server.over.set()
     server.shutdown()
     server.server_close()
 
 
-def run(world: Playing, capsys, *arguments: str) -> tuple[int, list[str]]:
+def run(world: Playing, capsys, *arguments: str, timeout: float = 60, tries: int = 2) -> tuple[int, list[str]]:
     """The exit code of a check through the server, and the lines it printed."""
-    code = check.main([*arguments, "--through", world.url, "--timeout", "1", "--tries", "2", "--pause", "0.01"])
+    code = check.main([*arguments, "--through", world.url, "--timeout", str(timeout), "--tries", str(tries), "--pause",
+                       "0.01"])
     return code, capsys.readouterr().out.splitlines()
 
 
@@ -280,7 +282,7 @@ def test_torchvision_rounds_its_sizes(world, capsys):
 
 def test_what_could_not_be_asked_is_said(world, capsys):
     world.slow.add(VIT_CONFIG)
-    code, lines = run(world, capsys, MODELS)
+    code, lines = run(world, capsys, MODELS, timeout=8, tries=1)
     told = [line for line in lines if line.startswith(check.NOT_ASKED)]
     assert code == 3 and len(told) == 1 and VIT in told[0] and "timed out" in told[0]
     assert "1 could not be asked" in lines[-1]
@@ -295,9 +297,10 @@ def test_an_answer_that_is_cut_off_is_asked_for_again(world, capsys):
 
 
 def test_a_difference_counts_more_than_silence(world, capsys):
-    world.slow.add(VIT_CONFIG)
+    world.busy[VIT_CONFIG] = 5
     world.answers[VIT_AT]["sha"] = "f" * 40
-    assert run(world, capsys, MODELS)[0] == 1
+    code, lines = run(world, capsys, MODELS)
+    assert code == 1 and [line.split()[0] for line in lines[1:3]] == ["DIFFERS", "not"]
 
 
 def test_a_busy_server_is_asked_again(world, capsys):

@@ -30,6 +30,8 @@ def plant_weights(folder: Path, name: str, architecture: str) -> None:
     """A random network of real structure and little width; a detector of objects knows COCO's names."""
     config = yaml.safe_load((ROOT / "cfg/models" / architecture).read_text(encoding="utf-8"))
     config["scales"] = {"n": [0.33, 0.0625, 1024]}
+    if name.startswith("FastSAM"):
+        config["nc"] = 1  # everything is an object
     path = folder / Path(architecture).name.replace(".yaml", "n.yaml")
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     model = YOLO(str(path))
