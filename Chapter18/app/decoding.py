@@ -81,7 +81,7 @@ def parts_of_png(content):
 
 
 def parts_of_jpeg(content):
-    """(marker, bytes) of each segment of a JPEG to the end of its first picture; what fills the gap before it counts."""
+    """(marker, bytes) of each segment of a JPEG to the end of its first picture; the gap before it counts."""
     marker = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # those that have a length
     place, kind = 2, b""
     while kind != b"\xd9" and (found := marker.search(content, place)):
@@ -155,7 +155,7 @@ def gray_pixels(image):
         if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
         image = image.convert("L")
-        return np.array(image.transpose(turn) if turn else image)
+        return np.array(image if turn is None else image.transpose(turn))  # one of the turns is number 0
     except MemoryError:
         raise
     except Exception as error:  # as above

@@ -1,7 +1,7 @@
-"""Serves the garment classifier over HTTP; Creating_an_API.ipynb explains the ideas, README.md beside this file the rest.
+"""Serves the garment classifier over HTTP; Creating_an_API.ipynb explains the ideas, README.md the rest.
 
-A request is read whole (bounded in bytes and seconds), decoded in one of a few processes that may be killed, and answered
-together with the requests that wait beside it. What is refused is answered with a status, and one sentence in JSON.
+A request is read whole (bounded in bytes and seconds), decoded in one of a few processes that may be killed, and
+answered together with the requests that wait beside it. What is refused is answered with a status, and one sentence in JSON.
 """
 import argparse
 import asyncio
@@ -236,7 +236,8 @@ class Bodies:
         except BaseException as error:
             self.release(body)
             if isinstance(error, TimeoutError):
-                raise HTTPException(408, f"the request took more than {BODY_SECONDS} seconds to arrive", close) from error
+                late = f"the request took more than {BODY_SECONDS} seconds to arrive"
+                raise HTTPException(408, late, close) from error
             raise
         return bytes(body)
 
@@ -269,7 +270,7 @@ class Decoder:
                 stdout=asyncio.subprocess.PIPE)
 
     async def ask(self, job, body):
-        """The reply to a job and its pixels. TimeoutError, or EOFError where the process died; then it is started again."""
+        """The reply to a job and its pixels. TimeoutError, or EOFError where the process died; a new one follows."""
         await self.start()
         try:
             async with asyncio.timeout(DECODE_SECONDS):
@@ -308,7 +309,7 @@ class Decoders:
             await decoder.stop()
 
     async def images(self, content_type, body, field, most):
-        """A form -> the pixels of its images, (h, w) uint8 each. HTTPException where they are refused, or all are busy."""
+        """A form -> the pixels of its images, (h, w) uint8 each. HTTPException where one is refused, or all are busy."""
         if self.waiting >= MAX_WAITING:
             raise busy(f"{MAX_WAITING} requests are waiting")
         self.waiting += 1
@@ -430,7 +431,8 @@ def page_policy():
 
 
 WITHOUT_SCRIPT = """<p style="font: 1rem sans-serif; margin: 2rem">Nothing more here? This page takes its script from a
-public server, which was not reached. The same description, for programs: <a href="openapi.json">openapi.json</a>.</p>"""
+public server, which was not reached. The same description, for programs:
+<a href="openapi.json">openapi.json</a>.</p>"""
 
 
 # ---- the application

@@ -303,7 +303,8 @@ def test_the_results(grid):
                                 index=pd.MultiIndex.from_product([(0.1, 1.0), (0, 1)]))
     space = run_cell(NOTEBOOK, "results = {", test=test, gain_points=pd.Series([30.0, 26.0]), grid=grid,
                      first={"without": 0.1, "with": 0.88}, learned={"without": 1, "with": 3}, forgot_train=forgot_train,
-                     forgot_eval=pd.DataFrame({"shuffled": [0.21, 0.22]}, index=[2, 10]), TEST_SIZES=(2, 10), FIRST_RATE=0.1)
+                     forgot_eval=pd.DataFrame({"shuffled": [0.21, 0.22]}, index=[2, 10]), TEST_SIZES=(2, 10),
+                     FIRST_RATE=0.1)
     assert space["results"] == pytest.approx({
         "test_accuracy": 0.83, "test_accuracy_sd": 0.06 / 2**0.5, "test_accuracy_without": 0.55, "gain_points": 28,
         "gain_sd_points": 4 / 2**0.5, "first_accuracy_with": 0.88, "first_accuracy_without": 0.1, "settings": 4,

@@ -242,7 +242,8 @@ def test_the_bad_start_is_bad_and_drawn_beside_the_usual_one():
     assert bad_start.mean().to_dict() == pytest.approx({name: value + 0.01 for name, value in scores.items()})
     index = pd.MultiIndex.from_product([LOSSES, (0, 1)], names=["loss", "seed"])
     runs = pd.DataFrame({"accuracy": [0.80, 0.82, 0.84, 0.86, 0.88, 0.90]}, index=index)
-    drawn = run_cell(NOTEBOOK, "# @title Figure: two starts", loss_runs=runs, bad_start=bad_start, losses=names["losses"])
+    drawn = run_cell(NOTEBOOK, "# @title Figure: two starts", loss_runs=runs, bad_start=bad_start,
+                     losses=names["losses"])
     heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in drawn["ax"].containers
                if hasattr(bars, "patches")}
     assert heights["usual start"] == pytest.approx([0.81, 0.85, 0.89])

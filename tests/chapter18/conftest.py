@@ -50,8 +50,8 @@ def decoding() -> ModuleType:
 @pytest.fixture(scope="session")
 def lesson() -> SimpleNamespace:
     """The notebook's side: what prepares, trains and saves."""
-    return definitions(NOTEBOOK, "Preprocessing", "train", "probabilities", "save_classifier", "png", "claim_size",
-                       "add_notes", "repeat_scan", tqdm=lambda epochs, **options: epochs)  # fmt: skip
+    return definitions(NOTEBOOK, "Preprocessing", "garment_net", "train", "probabilities", "save_classifier",
+                       "load_classifier", tqdm=lambda epochs, **options: epochs)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def trained(lesson: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -
     version = lesson.save_classifier(network, preprocess, train.classes, path)
     return SimpleNamespace(images=test.data[:200], labels=test.targets[:200], inputs=inputs, classes=train.classes,
                            direct=lesson.probabilities(network, inputs), network=network, preprocess=preprocess,
-                           path=path, version=version)  # fmt: skip
+                           path=path, version=version)
 
 
 class Running(NamedTuple):

@@ -134,7 +134,8 @@ def test_sixteen_bits_are_as_good_as_eight(decoding):
     np.testing.assert_array_equal(found, eight)
 
 
-@pytest.mark.parametrize("shape, reduced", [((1024, 700), (1024, 700)), ((1025, 700), (513, 350)), ((4000, 3000), (1000, 750))])
+@pytest.mark.parametrize("shape, reduced", [
+    ((1024, 700), (1024, 700)), ((1025, 700), (513, 350)), ((4000, 3000), (1000, 750))])
 def test_photos_are_averaged_over_whole_blocks(decoding, shape, reduced):
     pixels = RNG.integers(0, 256, shape, dtype=np.uint8)
     found = decoding.gray_pixels(decoding.open_image(encode(Image.fromarray(pixels))))
@@ -191,7 +192,8 @@ def test_a_file_that_is_not_right_is_not_served(server, lesson, trained, tmp_pat
     {"size": 64}, {"size": 28.5}, {"std": 0.0}, {"mean": "0.1"}, {"classes": {"a": 1}}, {"nan": True}])
 def test_weights_that_cannot_answer_are_not_served(server, lesson, trained, tmp_path, fault):
     """Files whose version is right: only asking the network for an answer shows what is wrong with them."""
-    preprocess = {"size": 28, "mean": 0.1, "std": 0.3, **{k: v for k, v in fault.items() if k not in ("nan", "classes")}}
+    numbers = {"size": 28, "mean": 0.1, "std": 0.3}
+    preprocess = numbers | {name: value for name, value in fault.items() if name in numbers}
     tensors = load_file(trained.path)
     if "nan" in fault:
         tensors["0.weight"].view(-1)[3] = torch.nan
@@ -322,7 +324,8 @@ GRAY = Image.fromarray(RNG.integers(0, 256, (28, 28), dtype=np.uint8))
 
 
 NAMES = ("a.png", "virus.exe", "..", "CON", "../../etc/passwd", "/etc/passwd", "..\\win.ini", "a/b.png", "a" * 255,
-         "Screenshot 2026-11-28 at 3.45.12\u202fPM.png", "👨‍👩‍👧.png", "عکس\u200cها.png", "a\u00a0b\u202egnp.png", "a\x7f.png")
+         "Screenshot 2026-11-28 at 3.45.12\u202fPM.png", "👨‍👩‍👧.png",
+         "عکس\u200cها.png", "a\u00a0b\u202egnp.png", "a\x7f.png")
 
 
 def test_a_name_is_used_for_nothing(client):
@@ -545,13 +548,15 @@ def test_a_slow_request_is_given_up(server, monkeypatch):
 
 
 def test_a_client_that_hangs_up_is_not_answered_with_half_its_request(server):
-    status, _, held = ask(server, [piece(b"--frame", True), {"type": "http.disconnect"}], {**FORM, "content-length": "50"})
+    messages = [piece(b"--frame", True), {"type": "http.disconnect"}]
+    status, _, held = ask(server, messages, {**FORM, "content-length": "50"})
     assert status is None and held == 0
 
 
 def test_not_more_is_held_than_there_is_room_for(server, monkeypatch):
     monkeypatch.setattr(server, "MAX_BODIES", 1000)
-    status, _, held = ask(server, [piece(bytes(600), True), piece(bytes(600), False)], {**FORM, "content-length": "1200"})
+    messages = [piece(bytes(600), True), piece(bytes(600), False)]
+    status, _, held = ask(server, messages, {**FORM, "content-length": "1200"})
     assert status == 503 and held == 0
 
 
@@ -640,7 +645,8 @@ def test_a_failure_reaches_those_whom_it_concerns_and_nobody_else(server):
             given_up = asyncio.create_task(batcher.replies(["gone"]))
             await asyncio.sleep(0)
             given_up.cancel()
-            return await asyncio.gather(*(batcher.replies([name]) for name in ("a", "bad", "b")), return_exceptions=True)
+            asked = [batcher.replies([name]) for name in ("a", "bad", "b")]
+            return await asyncio.gather(*asked, return_exceptions=True)
 
     first, failed, last = asyncio.run(run())
     assert first == ["a"] and last == ["b"] and isinstance(failed, ValueError)
