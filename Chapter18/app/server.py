@@ -1,7 +1,7 @@
 """Serves the garment classifier over HTTP; Creating_an_API.ipynb explains the ideas, README.md the rest.
 
 A request is read whole (bounded in bytes and seconds), decoded in one of a few processes that may be killed, and
-answered together with the requests that wait beside it. What is refused is answered with a status, and one sentence in JSON.
+answered together with the requests that wait beside it. What is refused gets a status, and one sentence in JSON.
 """
 import argparse
 import asyncio
@@ -309,7 +309,7 @@ class Decoders:
             await decoder.stop()
 
     async def images(self, content_type, body, field, most):
-        """A form -> the pixels of its images, (h, w) uint8 each. HTTPException where one is refused, or all are busy."""
+        """A form -> the pixels of its images, (h, w) uint8 each. HTTPException if one is refused or all are busy."""
         if self.waiting >= MAX_WAITING:
             raise busy(f"{MAX_WAITING} requests are waiting")
         self.waiting += 1
