@@ -18,7 +18,7 @@ class Watch:
 
         self.shell, self.shake = shell, shake
         self.cell = 0
-        self.findings = {}
+        self.findings, self.once = {}, set()
         self.told = []  # (cell, kind, what): prints, tables, figures, in order
         self.errors = []
         self.last_read = 0
@@ -28,12 +28,20 @@ class Watch:
 
     def find(self, check, text, key):
         """Something is wrong; the same in the same cell is told once."""
-        self.findings.setdefault((self.cell, check, *key), text)
+        if (check, *key) not in self.once:
+            self.findings.setdefault((self.cell, check, *key), text)
+            if key[0] in ("name", "shared", "label"):
+                self.once.add((check, *key))
 
     def broke(self, error):
         """The watching itself failed: the notebook goes on, and the run says so."""
         if len(self.errors) < 5:
-            self.errors.append("".join(traceback.format_exception(error))[-1500:])
+            self.errors.append("".join(traceback.format_exception(error))[-700:])
+
+    def names(self):
+        """The notebook's own names and their values."""
+        return {name: value for name, value in list(self.shell.user_ns.items())
+                if name not in self.known and not name.startswith("_")}
 
     # --- events
 
@@ -60,9 +68,7 @@ class Watch:
             if result.result is not None:
                 self.displayed(result.result)
             self.loops.end_cell()
-            names = {name: value for name, value in list(self.shell.user_ns.items())
-                     if name not in self.known and not name.startswith("_")}
-            self.rows.scan(names)
+            self.rows.scan(self.names())
         except Exception as error:
             self.broke(error)
 
@@ -76,9 +82,13 @@ class Watch:
             self.told.append((self.cell, "table", text))
 
     def figure(self, figure):
-        from . import figures
+        from . import figures, pictures
 
         self.told.append((self.cell, "figure", figures.describe(figure)))
+        lines = {"axes": [{"y": ax.get_ylabel(), "lines": [{"label": figures.label_of(line), "y": line.get_ydata(orig=False)}
+                                                           for line in ax.lines]} for ax in figure.axes]}
+        for text in pictures.contradictions(lines, self.names()):
+            self.find("figures", text, ("label", text))
 
     def shake_parameters(self, optimizer):
         import torch
@@ -138,6 +148,7 @@ def finish():
     from .figures import number
 
     watch = WATCH
+    watch.loops.close_all()
     results = {}
     for key, value in watch.results().items():
         try:

@@ -4,7 +4,7 @@ import weakref
 
 import numpy as np
 
-from .rows import TEST, TRAIN, VAL, spoken
+from .rows import TEST, TRAIN, VAL, spoken, words
 
 SEEN_BY_MODE = ("_BatchNorm", "_DropoutNd", "MultiheadAttention")  # base classes of layers that a mode changes
 
@@ -228,6 +228,15 @@ class Loops:
             if fit.cell == cell and fit.wrong_mode:
                 self.watch.find("loops", "a network with dropout or batch normalization was trained in evaluation "
                                          "mode", ("mode",))
+
+    def close_all(self):
+        """What only the whole notebook shows."""
+        test = any(mask & TEST for kinds in self.reads.values() for mask in kinds)
+        if (self.watch.rows.roles & TEST).any() and not test:
+            spoken_of = [key for key in self.watch.results() if "test" in words(key)]
+            if spoken_of:
+                self.watch.find("rows", f"results speak of a test ({', '.join(spoken_of[:3])}), and no number was read "
+                                        "off test rows", ("test",))
 
     def story(self):
         """What went where, a sentence for each group of equal trainings and each kind of number."""

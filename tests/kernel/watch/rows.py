@@ -8,6 +8,7 @@ the same content are the same rows, whatever library loaded them and whatever th
 import re
 import sys
 import weakref
+from fractions import Fraction
 
 import numpy as np
 
@@ -95,6 +96,7 @@ class Rows:
         torch = sys.modules.get("torch")
         for name, value in names.items():
             self.visit(torch, name, value, (name,), role_of(name), DEPTH)
+            self.hold(name, value)
 
     def visit(self, torch, name, value, path, role, depth):
         if torch is not None and isinstance(value, torch.Tensor):
@@ -134,7 +136,7 @@ class Rows:
         self.scanned[key] = id(value)
         tag = self.tag(value)
         if tag is not None:
-            if role and tag.mask and not tag.mask & role and says_rows(path):
+            if role and tag.mask and not tag.mask & role:
                 self.watch.find("rows", f"{shown(path)} is named after {spoken(role)} rows, "
                                         f"and its rows are of {spoken(tag.mask)}", ("name", *map(str, path)))
             return
@@ -174,6 +176,42 @@ class Rows:
                 return self.number("index", array.tolist())
         return None
 
+    # --- what names of numbers say
+
+    def hold(self, name, value):
+        """Numbers under a name, a key or a column that speaks of a set were read off rows of that set."""
+        if not self.values:
+            return
+        pandas = sys.modules.get("pandas")
+        if isinstance(value, (float, list)):
+            self.hold_numbers((name,), role_of(name), value if isinstance(value, list) else [value])
+        elif isinstance(value, dict) and len(value) <= 256:
+            for key, item in value.items():
+                if isinstance(item, (float, list)):
+                    role = role_of(key) if isinstance(key, str) else 0
+                    self.hold_numbers((name, key), role or role_of(name), item if isinstance(item, list) else [item])
+        elif pandas is not None and isinstance(value, pandas.DataFrame) and len(value) <= 5000:
+            for column in value.columns:
+                role = role_of(column if isinstance(column, str) else " ".join(map(str, column))
+                               if isinstance(column, tuple) else "")
+                if role:
+                    part = value[column]
+                    if getattr(part, "ndim", 1) == 1 and part.dtype.kind == "f":
+                        self.hold_numbers((name, column), role, part.tolist())
+
+    def hold_numbers(self, path, role, numbers):
+        if not role:
+            return
+        known = {number: self.values[number] for number in numbers
+                 if isinstance(number, float) and self.values.get(number)}
+        fine = [number for number in known if not on_a_grid(number)]  # a share of few rows comes up by chance
+        if not fine and (len(known) < 2 or len(known) < len(set(numbers))):
+            return
+        if all(not mask & role for mask in known.values()):
+            strange = known[fine[0] if fine else next(iter(known))]
+            self.watch.find("rows", f"{shown(path)} is named after {spoken(role)}, and its numbers were read off "
+                                    f"{spoken(strange)} rows", ("name", *map(str, path)))
+
     # --- following
 
     def follow(self):
@@ -197,9 +235,10 @@ def kind_of(value):
     return {"uint": "u", "bool": "b"}.get(name.rstrip("0123456789"), name[0])
 
 
-def says_rows(path):
-    """Whether a name speaks of rows and not of what was counted on them."""
-    return True
+def on_a_grid(number, most=1000):
+    """Whether a number is a share of at most so many rows."""
+    near = Fraction(number).limit_denominator(most)
+    return abs(float(near) - number) < 6e-8
 
 
 def shown(path):

@@ -1,0 +1,123 @@
+"""What a figure says against what it draws: a line that is labelled as one thing must not be another."""
+import itertools
+import sys
+
+import numpy as np
+
+from .rows import role_of, spoken
+
+LONGEST = 5000  # rows of a frame that is searched
+KEYS = 4  # columns of it that tell cases apart
+CASES = 40  # different values of such a column
+
+
+def key_of(values):
+    array = np.asarray(values, dtype=float).ravel()
+    if not 2 <= len(array) <= 2000 or not np.isfinite(array).all() or np.ptp(array) == 0:
+        return None
+    return len(array), tuple(float(f"{v:.6g}") for v in (array[0], array[-1], array.mean(), array @ np.arange(len(array))))
+
+
+class Sources:
+    """Every sequence that the frames and dicts of the notebook hold, as such and grouped: where it comes from."""
+
+    def __init__(self, names):
+        pandas = sys.modules.get("pandas")
+        self.found = {}  # key of a sequence -> [(frame, column or None, {key column: value})]
+        self.values = {}  # frame -> {key column: its values as text}
+        for name, value in names.items():
+            if pandas is not None and isinstance(value, pandas.DataFrame) and 2 <= len(value) <= LONGEST:
+                self.frame(name, value)
+            elif isinstance(value, dict) and 1 < len(value) <= CASES:
+                self.dictionary(name, value)
+
+    def add(self, values, source):
+        try:
+            key = key_of(values)
+        except (TypeError, ValueError):
+            return
+        if key is not None:
+            self.found.setdefault(key, []).append(source)
+
+    def dictionary(self, name, value):
+        keys = [k for k in value if isinstance(k, str)]
+        if len(keys) == len(value):
+            self.values[name] = {"": set(keys)}
+            for key, item in value.items():
+                if hasattr(item, "detach"):
+                    item = item.detach().cpu().numpy()
+                plain = isinstance(item, (list, tuple)) and all(isinstance(v, (int, float)) for v in item)
+                if plain or getattr(item, "ndim", 0) == 1:
+                    self.add(item, (name, None, {"": key}))
+
+    def frame(self, name, frame):
+        if frame.columns.nlevels > 1:
+            return
+        flat = frame.reset_index() if frame.index.names != [None] else frame
+        if not flat.columns.is_unique:
+            return
+        keys = [c for c in flat.columns if flat[c].dtype.kind in "OiUbT" or str(flat[c].dtype) in ("str", "string", "category")]
+        keys = [c for c in keys if 1 < flat[c].nunique() <= max(CASES, 2)][:KEYS + 2]
+        cases = [c for c in keys if flat[c].dtype.kind not in "ib"]
+        self.values[name] = {str(c): {str(v) for v in flat[c].unique()} for c in cases}
+        numbers = [c for c in flat.columns if flat[c].dtype.kind == "f"]
+        for column in numbers:
+            self.add(flat[column], (name, str(column), {}))
+        for along in keys:
+            for by in [(), *[(c,) for c in cases if c != along], *itertools.combinations([c for c in cases if c != along], 2)]:
+                try:
+                    grouped = flat.groupby([*by, along], sort=True, observed=True)[numbers]
+                    for how in ("mean", "min", "max"):
+                        table = getattr(grouped, how)()
+                        parts = table.groupby(level=list(range(len(by)))) if by else [((), table)]
+                        for value, part in parts:
+                            value = value if isinstance(value, tuple) else (value,)
+                            for column in numbers:
+                                self.add(part[column], (name, str(column), dict(zip(map(str, by), map(str, value)))))
+                except (TypeError, ValueError, KeyError):
+                    continue
+
+
+def contradictions(described, names):
+    """Sentences about the lines of a figure whose label names one case and whose data are another's."""
+    wanted = [line for axes in described["axes"] for line in axes["lines"] if key_of_line(line)]
+    if not wanted:
+        return []
+    sources, said = Sources(names), []
+    for axes in described["axes"]:
+        labels = {line["label"] for line in axes["lines"] if line["label"]}
+        for line in axes["lines"]:
+            found = sources.found.get(key_of_line(line) or 0, [])
+            if not found or not line["label"]:
+                continue
+            label = line["label"]
+            said += other_case(label, labels, found, sources)
+            said += other_set(label, axes, found)
+    return said
+
+
+def key_of_line(line):
+    try:
+        return key_of(line["y"])
+    except (TypeError, ValueError):
+        return None
+
+
+def other_case(label, labels, found, sources):
+    """The label is one case of a column (`network`: CNN) and all that holds these data is another case of it."""
+    named = [(frame, column) for frame, columns in sources.values.items() for column, values in columns.items() if label in values]
+    for frame, column in named:
+        cases = [case[column] for name, _, case in found if name == frame and column in case]
+        elsewhere = [1 for name, _, case in found if name != frame and label in case.values()]
+        if cases and label not in cases and not elsewhere:
+            return [f"the line labelled {label!r} draws {frame}, {column or 'key'} {cases[0]!r}"]
+    return []
+
+
+def other_set(label, axes, found):
+    """The label or the axis speaks of one set and all columns that hold these data of another."""
+    role = role_of(label) or role_of(axes["y"])
+    roles = {role_of(column) for _, column, _ in found if column}
+    if role and roles and 0 not in roles and role not in roles:
+        return [f"the line labelled {label!r} ({axes['y']}) draws {spoken(roles.pop())} numbers: column {found[0][1]!r} of {found[0][0]}"]
+    return []
