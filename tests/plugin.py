@@ -27,7 +27,8 @@ from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager, Runnin
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
 from tests import quick
-from tests.notebooks import NotebookError, parameters, read, tagged
+from tests.checks import watched
+from tests.notebooks import ROOT, NotebookError, parameters, read, tagged
 
 pytest_plugins = ["nbval.plugin"]  # its options; pyproject.toml keeps it from being loaded before this file
 
@@ -216,6 +217,8 @@ class NotebookFile(IPyNbFile):
         self.ran = 0  # code cells
         self.failed = False
         self.run: Path | None = None  # the folder of this run
+        self.is_watched = not self.config.option.full and self.config.rootpath == ROOT
+        self.told: dict | None = None  # what the watch of the whole run tells
         self.seconds = 0.0  # from asking for the kernel to the end of the last cell that ran
 
     def collect(self) -> Iterator[pytest.Item]:
@@ -256,6 +259,8 @@ class NotebookFile(IPyNbFile):
             shutil.copy(KERNEL_FILES / "quick_startup.py", startup)
             env["MCVP_QUICK"] = str(self.run)
         self.kernel = NotebookKernel(folder, env, self.run / "kernel.json")
+        if self.is_watched:
+            watched.begin(self.kernel.kc)
 
     def run_through(self, number: int) -> None:
         """Run the cells up to this number that have not run: a cell asked for alone gets what stands before it."""
@@ -289,6 +294,8 @@ class NotebookFile(IPyNbFile):
         names = applied.read_text(encoding="utf-8").split() if applied.exists() else []
         found += [f"{self.nodeid}: {name} of tests/quick.toml was not applied: no parameters cell ran that sets it"
                   for name in self.values if name not in names]
+        if self.told is not None:
+            found += watched.findings(self.nodeid, self.nb, self.told)
         limit = float(self.config.getini("quick_seconds"))
         if not self.config.option.full and self.seconds > limit:
             found.append(f"{self.nodeid}: took {self.seconds:.1f} s, the quick profile allows {limit:g} s: "
@@ -343,6 +350,8 @@ class WholeNotebook(pytest.Item):
         notebook = self.parent
         if not notebook.unreadable and not notebook.failed:
             notebook.run_through(len(notebook.cells))
+            if notebook.is_watched and notebook.kernel is not None:
+                notebook.told = watched.end(notebook.kernel.kc)
         if notebook.kernel is not None:
             self.user_properties.append((SECONDS, notebook.seconds))
         if findings := notebook.findings():

@@ -46,8 +46,6 @@ class Watch:
     # --- events
 
     def before_cell(self, info):
-        if not getattr(info, "store_history", True):
-            return
         self.cell += 1
         self.hook()
 
@@ -61,8 +59,6 @@ class Watch:
             self.broke(error)
 
     def after_cell(self, result):
-        if not getattr(result.info, "store_history", True):
-            return
         self.hook()
         try:
             if result.result is not None:

@@ -1,0 +1,76 @@
+"""The watch of tests/kernel/watch around the run of a notebook: begun before its first cell, asked after its last."""
+from __future__ import annotations
+
+import ast
+import json
+import time
+from pathlib import Path
+from queue import Empty
+
+from nbformat import NotebookNode
+
+from tests.checks import records
+
+KERNEL = Path(__file__).resolve().parents[1] / "kernel"
+SECONDS = 120  # to wait for an answer of the kernel
+
+
+class WatchError(RuntimeError):
+    """The kernel did not answer, or the watch itself failed."""
+
+
+def begin(client, shake: int = 0) -> None:
+    """Watch the kernel of this client from now on; no name is left in the notebook's namespace."""
+    folder = str(KERNEL)
+    code = (f"import sys; sys.path.insert(0, {folder!r}); import watch; sys.path.remove({folder!r}); "
+            f"watch.start({shake})")
+    ask(client, f"exec({code!r}, {{}})", "None")
+
+
+def end(client) -> dict:
+    """What the watch of this kernel found and tells."""
+    return json.loads(ast.literal_eval(ask(client, "", "__import__('watch').finish()")))
+
+
+def ask(client, code: str, expression: str) -> str:
+    """Run `code` silently in the kernel and return the `repr` of the expression's value."""
+    message = client.execute(code, silent=True, store_history=False, stop_on_error=False,
+                             user_expressions={"answer": expression})
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        try:
+            reply = client.get_shell_msg(timeout=1)
+        except Empty:
+            continue
+        if reply["parent_header"].get("msg_id") == message:
+            content = reply["content"]
+            answer = content.get("user_expressions", {}).get("answer", content)
+            if content["status"] == "ok" and answer["status"] == "ok":
+                return answer["data"]["text/plain"]
+            raise WatchError(f"{answer.get('ename')}: {answer.get('evalue')}")
+    raise WatchError(f"the kernel did not answer within {SECONDS} s")
+
+
+def excuses(notebook: NotebookNode) -> dict[str, str]:
+    """Kind of finding -> why it is right here: what the notebook declares as `checks` in its `shelf` metadata."""
+    return dict(notebook.metadata.get("shelf", {}).get("checks", {}))
+
+
+def findings(name: str, notebook: NotebookNode, told: dict) -> list[str]:
+    """What is wrong with the notebook `name` by what was told of its quick run, a line each."""
+    excused = excuses(notebook)
+    found = [f"{name}, code cell {cell}: {text}" for cell, _, text, key in told["findings"] if key[0] not in excused]
+    unused = set(excused) - {key[0] for _, _, _, key in told["findings"]}
+    found += [f"{name}: shelf.checks excuses {kind!r}, and nothing of that kind was found" for kind in sorted(unused)]
+    found += [f"{name}: the watch failed: {error}" for error in told["errors"]]
+    record = records.load(name)
+    if record is None:
+        return [*found, f"{name}: has no record: read its quick run and, where it is right, "
+                        f"python -m tests.checks {name}"]
+    different = records.differences(record, told)
+    shown = [f"{name}: {line}" for line in different[:records.LISTED]]
+    if different:
+        more = f" and {len(different) - len(shown)} more" if len(different) > len(shown) else ""
+        shown.append(f"{name}: tells another story than its record{more}: where the notebook is right, "
+                     f"python -m tests.checks {name}, and read the difference")
+    return found + shown
