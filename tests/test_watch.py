@@ -76,6 +76,29 @@ baseline = (data['test'][1] == most_frequent).float().mean().item()
 test_loss, test_accuracy = evaluate(models[0], *data['test'])
 print(f'test accuracy {test_accuracy:.1%}, baseline {baseline:.1%}')
 """,
+    """
+classes = ['dark', 'light', 'colored']
+with torch.inference_mode():
+    answers = models[0](to_inputs(data['val'][0])).argmax(1)
+truth = data['val'][1]
+fig, axes = plt.subplots(1, 3)
+wrong = (answers != truth).nonzero()[:, 0].tolist()
+for ax, i in zip(axes, wrong):
+    ax.imshow(data['val'][0][i], cmap='gray')
+    ax.set_title(f'{classes[answers[i]]} 90%\\n({classes[truth[i]]})')
+fig.suptitle('Mistakes; true class in brackets')
+plt.show()
+""",
+    """
+confusion = torch.zeros(2, 2)
+for answer, label in zip(answers, truth):
+    confusion[label, answer] += 1
+share = confusion / confusion.sum(1, keepdim=True)
+fig, ax = plt.subplots()
+ax.imshow(share)
+ax.set(xlabel='predicted', ylabel='true')
+plt.show()
+""",
     "results = {'test_accuracy': test_accuracy, 'val_loss': history['val loss'].mean()}",
 ]
 
@@ -104,6 +127,11 @@ FAULTS = {  # name -> (what is replaced, by what, words of the finding)
     "legend exchanged": (
         "for kind, rows in history.groupby('kind'):",
         "for kind, (_, rows) in zip(['seed 1', 'seed 0'], history.groupby('kind')):", "the line labelled 'seed"),
+    "predicted and true exchanged": (
+        "{classes[answers[i]]} 90%\\n({classes[truth[i]]})", "{classes[truth[i]]} 90%\\n({classes[answers[i]]})",
+        "in truth"),
+    "axes of the confusion matrix exchanged": (
+        "xlabel='predicted', ylabel='true'", "xlabel='true', ylabel='predicted'", "axes of a matrix of shares"),
     "another column": ("rows['epoch'], rows['train loss']", "rows['epoch'], rows['val loss']", "draws validation numbers"),
 }
 
@@ -151,7 +179,7 @@ def test_a_fault_is_found_or_told(told, name):
 
 
 def test_figures_are_read_back(told):
-    figure = next(what for _, kind, what in told["sound"]["told"] if kind == "figure")
+    figure = next(what for cell, kind, what in told["sound"]["told"] if kind == "figure" and cell == 5)
     axes, = figure["axes"]
     assert axes["x"] == "epoch" and axes["y"] == "training loss"
     assert [artist[:2] for artist in axes["draws"]] == [["line", "seed 0"], ["line", "seed 1"]]

@@ -78,12 +78,26 @@ class Watch:
             self.told.append((self.cell, "table", text))
 
     def figure(self, figure):
+        self.rows.busy = True
+        try:
+            self.read_back(figure)
+        finally:
+            self.rows.busy = False
+
+    def read_back(self, figure):
         from . import figures, pictures
 
         self.told.append((self.cell, "figure", figures.describe(figure)))
+        names = self.names()
         lines = {"axes": [{"y": ax.get_ylabel(), "lines": [{"label": figures.label_of(line), "y": line.get_ydata(orig=False)}
                                                            for line in ax.lines]} for ax in figure.axes]}
-        for text in pictures.contradictions(lines, self.names()):
+        said = pictures.contradictions(lines, names)
+        for ax in figure.axes:
+            said += pictures.exchanged_axes(ax)
+        suptitle = figure._suptitle.get_text() if figure._suptitle is not None else ""
+        shown = [(ax.get_title(), figures.array_of(ax.images[0])) for ax in figure.axes if len(ax.images) == 1]
+        said += pictures.wrong_titles(shown, suptitle, self.rows, names)
+        for text in said:
             self.find("figures", text, ("label", text))
 
     def shake_parameters(self, optimizer):

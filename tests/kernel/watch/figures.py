@@ -32,6 +32,12 @@ def summary(values):
     return [len(array), len(array) - len(finite), *map(number, kept)]
 
 
+def array_of(image):
+    """The numbers that a picture was drawn from, as they were handed over."""
+    array = image.get_array()
+    return np.asarray(array.filled(0) if hasattr(array, "filled") else array)
+
+
 def color_of(artist):
     from matplotlib.colors import to_hex
 

@@ -1,10 +1,11 @@
 """What a figure says against what it draws: a line that is labelled as one thing must not be another."""
 import itertools
+import re
 import sys
 
 import numpy as np
 
-from .rows import role_of, spoken
+from .rows import role_of, spoken, words
 
 LONGEST = 5000  # rows of a frame that is searched
 KEYS = 4  # columns of it that tell cases apart
@@ -94,6 +95,73 @@ def contradictions(described, names):
             said += other_case(label, labels, found, sources)
             said += other_set(label, axes, found)
     return said
+
+
+def class_lists(names):
+    """The lists of class names that the notebook holds."""
+    return [list(value) for value in names.values() if isinstance(value, (list, tuple)) and 2 <= len(value) <= 1000
+            and all(isinstance(item, str) and item for item in value) and len(set(value)) == len(value)]
+
+
+def named_classes(text, classes):
+    """Position of each class name in a text, longer names first: `T-shirt` is no `shirt`."""
+    found, taken = {}, set()
+    for name in sorted(classes, key=len, reverse=True):
+        for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text):
+            span = range(*match.span())
+            if not taken & set(span):
+                taken.update(span)
+                found[match.start()] = name
+    return found
+
+
+def wrong_titles(axes, suptitle, rows, names):
+    """Sentences about pictures of a known row whose title calls another class the true one."""
+    said, lists = [], None
+    for title, picture in axes:
+        label = rows.label_of(picture)
+        if label is None or not title:
+            continue
+        lists = class_lists(names) if lists is None else lists
+        for classes in lists:
+            if not 0 <= label < len(classes):
+                continue
+            found = named_classes(title, classes)
+            if not found:
+                continue
+            true = [name for start, name in found.items() if TRUE_BEFORE.search(title[:start])
+                    or title[:start].endswith("(") and TRUE_IN_BRACKETS.search(suptitle)]
+            if true and classes[label] not in true:
+                said.append(f"a picture of {classes[label]!r} is said to be {true[0]!r} in truth")
+            elif len(found) == 1 and len(classes) > 2 and not CALLED.search(title) and classes[label] not in found.values():
+                said.append(f"a picture of {classes[label]!r} has the title {title!r}")
+            break
+    return said
+
+
+TRUE_BEFORE = re.compile(r"(?:true|truth|it is an?|really)\W*(?:class|label|breed)?\W*$", re.IGNORECASE)
+TRUE_IN_BRACKETS = re.compile(r"true \w+ in brackets", re.IGNORECASE)
+CALLED = re.compile(r"\d|%|called|predicted|answer|said|asked|“", re.IGNORECASE)
+
+
+def exchanged_axes(ax):
+    """A matrix of shares by class whose rows add up to one has the true classes as its rows."""
+    said = []
+    for image in ax.images:
+        matrix = np.ma.filled(image.get_array(), np.nan)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2 or not np.isfinite(matrix).all():
+            continue
+        by_row, by_column = (np.allclose(matrix.sum(axis), 1, atol=1e-3) for axis in (1, 0))
+        words_x, words_y = (set(words(text)) for text in (ax.get_xlabel(), ax.get_ylabel()))
+        if by_row != by_column and (words_x & TRUTH) != (words_y & TRUTH):
+            true = words_y if by_row else words_x
+            if not true & TRUTH:
+                said.append("the axes of a matrix of shares are exchanged: "
+                            f"its {'rows' if by_row else 'columns'} add up to one, they are the true classes")
+    return said
+
+
+TRUTH = {"true", "truth", "actual"}
 
 
 def key_of_line(line):

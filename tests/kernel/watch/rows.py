@@ -55,9 +55,11 @@ class Rows:
         self.alive = {}  # id of a tensor -> (weak reference, Tag)
         self.ids = {}  # (kind of row, content) -> id
         self.roles = np.zeros(1024, np.uint8)  # id -> roles
+        self.labels = {}  # id -> the label that stands beside the row
         self.kinds = set()  # shapes and kinds of the rows that are known
         self.values = {}  # a float that was read off -> roles of the rows it came from
         self.mode = None
+        self.busy = False  # the registry itself is looking: nothing is followed or read off
         self.scanned = {}  # path -> id of the object seen there: it is looked at once
 
     # --- tags
@@ -94,9 +96,13 @@ class Rows:
     def scan(self, names):
         """After a cell: rows are born under names that say what they are for; other names are held to what they say."""
         torch = sys.modules.get("torch")
-        for name, value in names.items():
-            self.visit(torch, name, value, (name,), role_of(name), DEPTH)
-            self.hold(name, value)
+        self.busy = True
+        try:
+            for name, value in names.items():
+                self.visit(torch, name, value, (name,), role_of(name), DEPTH)
+                self.hold(name, value)
+        finally:
+            self.busy = False
 
     def visit(self, torch, name, value, path, role, depth):
         if torch is not None and isinstance(value, torch.Tensor):
@@ -128,6 +134,8 @@ class Rows:
             for item in items[1:]:
                 if self.tag(item) is None:
                     self.put(item, tag)
+                if item.dim() == 1 and not item.is_floating_point() and len(item) <= MOST:
+                    self.labels.update(zip(tag.rows.tolist(), item.tolist()))
 
     def meet(self, value, path, role, kind):
         key = tuple(map(str, path)) + (kind, tuple(value.shape))
@@ -211,6 +219,16 @@ class Rows:
             strange = known[fine[0] if fine else next(iter(known))]
             self.watch.find("rows", f"{shown(path)} is named after {spoken(role)}, and its numbers were read off "
                                     f"{spoken(strange)} rows", ("name", *map(str, path)))
+
+    def label_of(self, picture):
+        """The label of the row that a picture shows, None where it shows no row that is known."""
+        for array in (picture, picture.transpose(2, 0, 1) if picture.ndim == 3 else None,
+                      picture[None] if picture.ndim == 2 else None):
+            if array is not None:
+                key = ((array.shape, array.dtype.kind), np.ascontiguousarray(array).tobytes())
+                if key in self.ids:
+                    return self.labels.get(self.ids[key])
+        return None
 
     # --- following
 
