@@ -1,6 +1,6 @@
 """One contract for the training loops of chapters 3 and 4: an epoch equals plain PyTorch on the same rows and rates.
 
-The parameters afterwards, the learning rates seen, and the loss and accuracy reported, with a last batch that is smaller.
+The parameters afterwards, the learning rates seen, the loss and accuracy reported, with a last batch that is smaller.
 What only a whole notebook shows (schedules, seeds, rows) is watched while it runs: tests/kernel/watch.
 """
 from __future__ import annotations
@@ -69,7 +69,8 @@ def test_an_epoch_equals_plain_pytorch(notebook):
     for ours, theirs in zip(model.parameters(), twin.parameters()):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     reported = [value for value in (result if isinstance(result, tuple) else (result,)) if isinstance(value, float)]
-    for value, expected in zip(reported, (loss, accuracy) if len(reported) == 2 else (closest(reported, loss, accuracy),)):
+    expected_values = (loss, accuracy) if len(reported) == 2 else (closest(reported, loss, accuracy),)
+    for value, expected in zip(reported, expected_values):
         assert value == pytest.approx(expected, rel=1e-4), "not the mean over the images"
 
 
@@ -80,7 +81,8 @@ def test_another_order_of_rows_gives_another_network(notebook):
     again["generator"].manual_seed(99)
     function(**needed)
     function(**again)
-    assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters())), "the generator is not used"
+    pairs = zip(model.parameters(), other.parameters())
+    assert any(not torch.equal(p, q) for p, q in pairs), "the generator is not used"
 
 
 def copy_of(generator):

@@ -1,6 +1,6 @@
 """Make the record of notebooks anew: each is run three times, quick and in the miniature world.
 
-    python -m tests.checks Chapter03/Impact_of_dropout.ipynb …      (--all: every notebook; --missing: those without one)
+    python -m tests.checks Chapter03/Impact_of_dropout.ipynb …    (--all: every notebook; --missing: those without)
 
 Prints what the watch found and which parts of the record changed. Read that, and `git diff tests/records`, before you
 commit: the record says what is right.
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
             records.write(records.make(runs), name)
             for _, _, text, key in runs[0]["findings"]:
                 print(f"{name}: found [{key[0]}]: {text}")
-            print(f"{name}: " + (f"{len(different)} differences from the record before" if before else "a first record"))
+            print(f"{name}: " + (f"{len(different)} differences from the last record" if before else "a first record"))
             for line in different[:20] if before else []:
                 print(f"    {line}")
     return 1 if failed else 0

@@ -89,9 +89,7 @@ class Watch:
 
         self.told.append((self.cell, "figure", figures.describe(figure)))
         names = self.names()
-        lines = {"axes": [{"y": ax.get_ylabel(), "lines": [{"label": figures.label_of(line), "y": line.get_ydata(orig=False)}
-                                                           for line in ax.lines]} for ax in figure.axes]}
-        said = pictures.contradictions(lines, names)
+        said = pictures.contradictions(figure.axes, names)
         for ax in figure.axes:
             said += pictures.exchanged_axes(ax)
         suptitle = figure._suptitle.get_text() if figure._suptitle is not None else ""
@@ -124,8 +122,8 @@ def table_text(value):
     if type(value).__name__ == "Styler":
         parts = value._translate(True, True) if hasattr(value, "_translate") else {}
         rows = parts.get("head", []) + parts.get("body", [])
-        return "\n".join("\t".join(str(c.get("display_value", c.get("value", ""))) for c in row if c.get("is_visible", True))
-                         for row in rows)
+        return "\n".join("\t".join(str(cell.get("display_value", cell.get("value", ""))) for cell in row
+                                   if cell.get("is_visible", True)) for row in rows)
     if isinstance(value, (pandas.DataFrame, pandas.Series)):
         return value.to_csv(sep="\t", float_format="%.6g")
     return None if not isinstance(value, (str, int, float, tuple, list, dict)) else repr(value)[:4000]

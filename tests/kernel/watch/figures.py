@@ -16,7 +16,7 @@ def number(value):
 
 
 def summary(values):
-    """A sequence of numbers in nine: how many, first, last, lowest, highest, mean, and two that change with the order."""
+    """A sequence of numbers in nine: how many, how many of them not finite, and seven that tell it from others."""
     try:
         array = np.asarray(values, dtype=float).ravel()
     except (TypeError, ValueError):
@@ -26,7 +26,8 @@ def summary(values):
         return [0]
     if not len(finite):
         return [len(array)]
-    ramp = np.linspace(-1, 1, len(array))[np.isfinite(array)] * 0.9 + 0.05 * np.cos(7 * np.arange(len(array)))[np.isfinite(array)]
+    order = np.arange(len(array))[np.isfinite(array)]
+    ramp = 1.8 * order / max(len(array) - 1, 1) - 0.9 + 0.05 * np.cos(7 * order)  # changes with the order
     kept = [finite[0], finite[-1], finite.min(), finite.max(), finite.mean(), (ramp * finite).sum() / len(finite),
             finite.std()]
     return [len(array), len(array) - len(finite), *map(number, kept)]
@@ -70,8 +71,7 @@ def describe_axes(ax):
         if isinstance(formatter, FixedFormatter):
             told[side] = [list(map(str, formatter.seq))[:64], summary(axis.get_majorticklocs())]
         elif isinstance(formatter, FuncFormatter) or type(formatter).__name__ == "StrCategoryFormatter":
-            units = getattr(axis.get_converter() if hasattr(axis, "get_converter") else axis.converter, "_mapping", None)
-            mapping = getattr(axis.units, "_mapping", units) or {}
+            mapping = getattr(axis.units, "_mapping", {})
             told[side] = [list(map(str, mapping))[:64]]
     told["scales"] = f"{ax.get_xscale()} {ax.get_yscale()} {int(ax.xaxis_inverted())}{int(ax.yaxis_inverted())}"
     artists = []

@@ -42,7 +42,7 @@ def make_mode(torch, registry):
         return Tag(rows[0] if len(rows) == 1 else np.concatenate(rows), mask, False)
 
     def spread(out, found):
-        """The general rule: a result as long as the rows is of these rows, in order; any other was computed from them."""
+        """The general rule: a result as long as the rows is of these rows in order, any other was made from them."""
         if isinstance(out, Tensor):
             if tag_of(out) is not None:
                 return
@@ -215,7 +215,7 @@ def make_mode(torch, registry):
                 except Exception as error:  # what is watched must run as if it were not
                     registry.watch.broke(error)
                 return out
-            if (isinstance(out, Tensor) or type(out) in (tuple, list) or isinstance(out, tuple)) and func not in skipped:
+            if isinstance(out, (Tensor, tuple, list)) and func not in skipped:
                 found = tags_in(args)
                 if found:
                     spread(out, found)

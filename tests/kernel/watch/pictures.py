@@ -9,6 +9,7 @@ from .rows import role_of, spoken, words
 
 LONGEST = 5000  # rows of a frame that is searched
 KEYS = 4  # columns of it that tell cases apart
+TEXT = ("str", "string", "category")  # kinds of columns that hold words
 CASES = 40  # different values of such a column
 
 
@@ -16,7 +17,8 @@ def key_of(values):
     array = np.asarray(values, dtype=float).ravel()
     if not 2 <= len(array) <= 2000 or not np.isfinite(array).all() or np.ptp(array) == 0:
         return None
-    return len(array), tuple(float(f"{v:.6g}") for v in (array[0], array[-1], array.mean(), array @ np.arange(len(array))))
+    numbers = (array[0], array[-1], array.mean(), array @ np.arange(len(array)))
+    return len(array), tuple(float(f"{number:.6g}") for number in numbers)
 
 
 class Sources:
@@ -57,15 +59,16 @@ class Sources:
         flat = frame.reset_index() if frame.index.names != [None] else frame
         if not flat.columns.is_unique:
             return
-        keys = [c for c in flat.columns if flat[c].dtype.kind in "OiUbT" or str(flat[c].dtype) in ("str", "string", "category")]
-        keys = [c for c in keys if 1 < flat[c].nunique() <= max(CASES, 2)][:KEYS + 2]
+        keys = [c for c in flat.columns if flat[c].dtype.kind in "OiUbT" or str(flat[c].dtype) in TEXT]
+        keys = [c for c in keys if 1 < flat[c].nunique() <= CASES][:KEYS]
         cases = [c for c in keys if flat[c].dtype.kind not in "ib"]
         self.values[name] = {str(c): {str(v) for v in flat[c].unique()} for c in cases}
         numbers = [c for c in flat.columns if flat[c].dtype.kind == "f"]
         for column in numbers:
             self.add(flat[column], (name, str(column), {}))
         for along in keys:
-            for by in [(), *[(c,) for c in cases if c != along], *itertools.combinations([c for c in cases if c != along], 2)]:
+            others = [c for c in cases if c != along]
+            for by in [(), *((c,) for c in others), *itertools.combinations(others, 2)]:
                 try:
                     grouped = flat.groupby([*by, along], sort=True, observed=True)[numbers]
                     for how in ("mean", "min", "max"):
@@ -79,21 +82,19 @@ class Sources:
                     continue
 
 
-def contradictions(described, names):
+def contradictions(axes, names):
     """Sentences about the lines of a figure whose label names one case and whose data are another's."""
-    wanted = [line for axes in described["axes"] for line in axes["lines"] if key_of_line(line)]
-    if not wanted:
-        return []
-    sources, said = Sources(names), []
-    for axes in described["axes"]:
-        labels = {line["label"] for line in axes["lines"] if line["label"]}
-        for line in axes["lines"]:
-            found = sources.found.get(key_of_line(line) or 0, [])
-            if not found or not line["label"]:
-                continue
-            label = line["label"]
-            said += other_case(label, labels, found, sources)
-            said += other_set(label, axes, found)
+    sources, said = None, []
+    for ax in axes:
+        lines = [(str(line.get_label()), key_of_line(line)) for line in ax.lines]
+        lines = [(label, key) for label, key in lines if key and not label.startswith("_")]
+        labels = {label for label, _ in lines}
+        for label, key in lines:
+            sources = sources or Sources(names)
+            found = sources.found.get(key, [])
+            if found:
+                said += other_case(label, labels, found, sources)
+                said += other_set(label, ax.get_ylabel(), found)
     return said
 
 
@@ -133,7 +134,8 @@ def wrong_titles(axes, suptitle, rows, names):
                     or title[:start].endswith("(") and TRUE_IN_BRACKETS.search(suptitle)]
             if true and classes[label] not in true:
                 said.append(f"a picture of {classes[label]!r} is said to be {true[0]!r} in truth")
-            elif len(found) == 1 and len(classes) > 2 and not CALLED.search(title) and classes[label] not in found.values():
+            alone = len(found) == 1 < len(classes) - 1 and not CALLED.search(title)
+            if not true and alone and classes[label] not in found.values():
                 said.append(f"a picture of {classes[label]!r} has the title {title!r}")
             break
     return said
@@ -166,14 +168,15 @@ TRUTH = {"true", "truth", "actual"}
 
 def key_of_line(line):
     try:
-        return key_of(line["y"])
+        return key_of(line.get_ydata(orig=False))
     except (TypeError, ValueError):
         return None
 
 
 def other_case(label, labels, found, sources):
     """The label is one case of a column (`network`: CNN) and all that holds these data is another case of it."""
-    named = [(frame, column) for frame, columns in sources.values.items() for column, values in columns.items() if label in values]
+    named = [(frame, column) for frame, columns in sources.values.items()
+             for column, values in columns.items() if label in values]
     for frame, column in named:
         cases = [case[column] for name, _, case in found if name == frame and column in case]
         elsewhere = [1 for name, _, case in found if name != frame and label in case.values()]
@@ -182,10 +185,11 @@ def other_case(label, labels, found, sources):
     return []
 
 
-def other_set(label, axes, found):
+def other_set(label, ylabel, found):
     """The label or the axis speaks of one set and all columns that hold these data of another."""
-    role = role_of(label) or role_of(axes["y"])
+    role = role_of(label) or role_of(ylabel)
     roles = {role_of(column) for _, column, _ in found if column}
     if role and roles and 0 not in roles and role not in roles:
-        return [f"the line labelled {label!r} ({axes['y']}) draws {spoken(roles.pop())} numbers: column {found[0][1]!r} of {found[0][0]}"]
+        return [f"the line labelled {label!r} ({ylabel}) draws {spoken(roles.pop())} numbers: "
+                f"column {found[0][1]!r} of {found[0][0]}"]
     return []
