@@ -17,10 +17,9 @@ def make_mode(torch, registry):
     def tags_in(args):
         found = []
         for arg in args[:3]:
-            if isinstance(arg, Tensor):
-                entry = alive.get(id(arg))
-                if entry is not None:
-                    found.append((arg, entry[1]))
+            entry = alive.get(id(arg))
+            if entry is not None:  # a tensor, or an array that becomes one
+                found.append((arg, entry[1]))
             elif isinstance(arg, (list, tuple)) and len(arg) <= 512:
                 for item in arg:
                     entry = alive.get(id(item))
@@ -46,7 +45,7 @@ def make_mode(torch, registry):
         if isinstance(out, Tensor):
             if tag_of(out) is not None:
                 return
-            aligned = next(((t, g) for t, g in found if g.aligned), None)
+            aligned = next((pair for pair in found if pair[1].aligned), None)
             if aligned is not None and out.dim() and len(out) == len(aligned[1].rows):
                 tag = aligned[1]
                 mask = tag.mask
@@ -95,6 +94,8 @@ def make_mode(torch, registry):
             spread(out, [(source, tag)])
             return
         rows = np.atleast_1d(rows)
+        if chosen is not None and chosen.mask and rows.ndim == 1:
+            registry.roles[rows] |= np.uint8(chosen.mask)  # `images[val_rows]`: what these rows are for
         if rows.ndim > 1:
             rows = rows.reshape(len(rows), -1)[:, 0] if rows.shape[1] == 1 else rows.ravel()
         aligned = bool(out.dim()) and len(out) == len(rows) and not isinstance(first, int)

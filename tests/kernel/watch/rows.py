@@ -60,6 +60,8 @@ class Rows:
         self.values = {}  # a float that was read off -> roles of the rows it came from
         self.mode = None
         self.busy = False  # the registry itself is looking: nothing is followed or read off
+        self.born_in = {}  # role -> the first cell after which there were such rows
+        self.numbers_since = {}  # role -> the first cell after which a name of numbers spoke of it
         self.scanned = {}  # path -> id of the object seen there: it is looked at once
 
     # --- tags
@@ -109,6 +111,8 @@ class Rows:
             self.meet(value, path, role, "tensor")
         elif isinstance(value, np.ndarray):
             self.meet(value, path, role, "array")
+        elif depth and hasattr(value, "data") and hasattr(value, "targets") and hasattr(value, "__getitem__"):
+            self.dataset(torch, value, path, role)
         elif depth and isinstance(value, dict) and len(value) <= 64:
             for key, item in list(value.items()):
                 self.visit(torch, name, item, (*path, key), role_of(key) or role, depth - 1)
@@ -119,6 +123,20 @@ class Rows:
             if role and len(value) > 8 and isinstance(value[0], (tuple, list)):
                 for item in value[64:]:
                     self.visit(torch, name, item, path, role, depth - 1)
+
+    def dataset(self, torch, value, path, role):
+        """torchvision's form of a data set in memory. What is called its training part may yet be split."""
+        parts = [getattr(value, name) for name in ("data", "targets")]
+        if torch is not None and all(isinstance(part, torch.Tensor) and part.dim() for part in parts):
+            if self.tag(parts[0]) is None and FEWEST <= len(parts[0]) <= MOST:
+                rows = self.born(parts[0], role, path)
+                if rows is not None:
+                    if role == TEST:
+                        self.roles[rows] |= np.uint8(role)
+                        self.born_in.setdefault(role, self.watch.cell)
+                    self.put_rows(parts[0], rows)
+                    self.follow()
+            self.pair(torch, parts, path, role if role == TEST else 0)
 
     def pair(self, torch, items, path, role):
         """`(images, labels)`: the labels are of the images' rows."""
@@ -166,6 +184,7 @@ class Rows:
             self.watch.find("rows", f"{shared} of the {len(rows)} rows of {shown(path)} are also rows of "
                                     f"{spoken(int(np.bitwise_or.reduce(both)))}", ("shared", *map(str, path)))
         self.put_rows(value, rows)
+        self.born_in.setdefault(role, self.watch.cell)
         self.follow()
 
     def born(self, value, role, path):
@@ -188,6 +207,8 @@ class Rows:
 
     def hold(self, name, value):
         """Numbers under a name, a key or a column that speaks of a set were read off rows of that set."""
+        if role_of(name) and isinstance(value, (float, list, dict)) or type(value).__name__ in ("DataFrame", "Series"):
+            self.numbers_since.setdefault(role_of(name), self.watch.cell)
         if not self.values:
             return
         pandas = sys.modules.get("pandas")
