@@ -64,10 +64,10 @@ def make_mode(torch, registry):
             return
         source, index = args[0], args[1]
         first = index[0] if isinstance(index, tuple) and index else index
-        chosen = tag_of(first) if isinstance(first, Tensor) else None
-        if chosen is not None and chosen.aligned and first.dtype not in (torch.bool, torch.uint8):
+        chosen = tag_of(first) if isinstance(first, (Tensor, np.ndarray)) else None
+        if chosen is not None and chosen.aligned and "bool" not in str(first.dtype):
             source_tag = tag_of(source)
-            if source_tag is None or not source_tag.aligned or first.dim() > 1:
+            if source_tag is None or not source_tag.aligned or first.ndim > 1:
                 if out.dim() and len(out) == len(chosen.rows):
                     put(out, chosen)
                 else:

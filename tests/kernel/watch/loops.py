@@ -1,4 +1,5 @@
 """What every training loop does, seen at the optimizer: gradients, mode, learning rates, rows."""
+import functools
 import sys
 import weakref
 
@@ -37,6 +38,8 @@ class Loops:
 
     def hook(self):
         torch = sys.modules.get("torch")
+        if torch is not None:
+            self.hook_tracers()
         if self.hooked or torch is None:
             return
         self.hooked = True
@@ -71,6 +74,37 @@ class Loops:
                 inside.pop()
 
         torch.Tensor.backward = backward
+
+    def hook_tracers(self):
+        """Also where a cell imported them later."""
+        for module, name in (("torch.export", "export"), ("torch.onnx", "export"), ("torch.jit", "trace")):
+            function = getattr(sys.modules.get(module), name, None)
+            if function is not None and not hasattr(function, "unwatched"):
+                setattr(sys.modules[module], name, self.unwatched(function))
+
+    def unwatched(self, function):
+        """What traces a network must not trace the watch."""
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            from torch.nn.modules import module as modules
+
+            hooks = [getattr(modules, name) for name in (
+                "_global_forward_pre_hooks", "_global_forward_hooks", "_global_forward_hooks_always_called")]
+            kept, mode = [dict(hook) for hook in hooks], self.watch.rows.mode
+            for hook in hooks:
+                hook.clear()
+            if mode is not None:
+                mode.__exit__(None, None, None)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                for hook, old in zip(hooks, kept):
+                    hook.update(old)
+                if mode is not None:
+                    mode.__enter__()
+
+        call.unwatched = True
+        return call
 
     def wrap_schedule(self, kind):
         init = kind.__init__
