@@ -62,6 +62,7 @@ class Rows:
         self.busy = False  # the registry itself is looking: nothing is followed or read off
         self.born_in = {}  # role -> the first cell after which there were such rows
         self.numbers_since = {}  # role -> the first cell after which a name of numbers spoke of it
+        self.seen = {}  # name -> the object that it had, and its length: it is looked into once
         self.scanned = {}  # path -> id of the object seen there: it is looked at once
 
     # --- tags
@@ -101,6 +102,10 @@ class Rows:
         self.busy = True
         try:
             for name, value in names.items():
+                seen = (id(value), len(value) if isinstance(value, (list, dict, tuple)) else 0)
+                if self.seen.get(name) == seen:
+                    continue
+                self.seen[name] = seen
                 self.visit(torch, name, value, (name,), role_of(name), DEPTH)
                 self.hold(name, value)
         finally:
