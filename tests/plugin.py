@@ -27,7 +27,7 @@ from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager, Runnin
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
 from tests import quick
-from tests.checks import watched
+from tests.checks import records, watched
 from tests.notebooks import ROOT, NotebookError, parameters, read, tagged
 
 pytest_plugins = ["nbval.plugin"]  # its options; pyproject.toml keeps it from being loaded before this file
@@ -217,7 +217,8 @@ class NotebookFile(IPyNbFile):
         self.ran = 0  # code cells
         self.failed = False
         self.run: Path | None = None  # the folder of this run
-        self.is_watched = not self.config.option.full and self.config.rootpath == ROOT
+        quick_shelf = not self.config.option.full and self.config.rootpath == ROOT
+        self.is_watched = quick_shelf and records.load(self.nodeid) is not None
         self.told: dict | None = None  # what the watch of the whole run tells
         self.seconds = 0.0  # from asking for the kernel to the end of the last cell that ran
 

@@ -88,11 +88,14 @@ def main(arguments: list[str]) -> int:
                 print(f"{name}: {error}", file=sys.stderr)
                 failed += 1
                 continue
+            if broken := watched.broken_rules(name, read(ROOT / name), runs[0]):
+                print("\n".join([*broken, f"{name}: no record is made while a rule is broken without an excuse"]),
+                      file=sys.stderr)
+                failed += 1
+                continue
             before = records.load(name)
             different = records.differences(before, runs[0]) if before else ["new"]
             records.write(records.make(runs), name)
-            for _, _, text, key in runs[0]["findings"]:
-                print(f"{name}: found [{key[0]}]: {text}")
             print(f"{name}: " + (f"{len(different)} differences from the last record" if before else "a first record"))
             for line in different[:20] if before else []:
                 print(f"    {line}")

@@ -56,13 +56,19 @@ def excuses(notebook: NotebookNode) -> dict[str, str]:
     return dict(notebook.metadata.get("shelf", {}).get("checks", {}))
 
 
-def findings(name: str, notebook: NotebookNode, told: dict) -> list[str]:
-    """What is wrong with the notebook `name` by what was told of its quick run, a line each."""
+def broken_rules(name: str, notebook: NotebookNode, told: dict) -> list[str]:
+    """The rules that the quick run of the notebook `name` broke without an excuse, a line each."""
     excused = excuses(notebook)
-    found = [f"{name}, code cell {cell}: {text}" for cell, _, text, key in told["findings"] if key[0] not in excused]
+    found = [f"{name}, code cell {cell}: {text} [{key[0]}]" for cell, _, text, key in told["findings"]
+             if key[0] not in excused]
     unused = set(excused) - {key[0] for _, _, _, key in told["findings"]}
     found += [f"{name}: shelf.checks excuses {kind!r}, and nothing of that kind was found" for kind in sorted(unused)]
-    found += [f"{name}: the watch failed: {error}" for error in told["errors"]]
+    return found + [f"{name}: the watch failed: {error}" for error in told["errors"]]
+
+
+def findings(name: str, notebook: NotebookNode, told: dict) -> list[str]:
+    """What is wrong with the notebook `name` by what was told of its quick run, a line each."""
+    found = broken_rules(name, notebook, told)
     record = records.load(name)
     if record is None:
         return [*found, f"{name}: has no record: read its quick run and, where it is right, "
