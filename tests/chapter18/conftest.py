@@ -26,14 +26,25 @@ APP = ROOT / "Chapter18" / "app"
 STARTUP_SECONDS = 120
 
 
-@pytest.fixture(scope="session")
-def server() -> ModuleType:
-    """The program Chapter18/app/server.py, imported."""
-    spec = importlib.util.spec_from_file_location("garment_server", APP / "server.py")
+def imported(name: str) -> ModuleType:
+    """A program of Chapter18/app, imported."""
+    spec = importlib.util.spec_from_file_location(f"garment_{name}", APP / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def server() -> ModuleType:
+    """What answers requests."""
+    return imported("server")
+
+
+@pytest.fixture(scope="session")
+def decoding() -> ModuleType:
+    """What decodes uploads, in this process."""
+    return imported("decoding")
 
 
 @pytest.fixture(scope="session")
