@@ -1,11 +1,15 @@
-"""The catalogue: the tables of the READMEs, and each notebook's badge and budget table, made from the notebooks.
+"""The catalogue: the lists of notebooks in the READMEs, and each notebook's badge and budget table.
 
     python -m tests.catalogue            write what is stale
     python -m tests.catalogue --check    write nothing; list what is stale and exit with 1
 
-What the tables say comes from each notebook's title cell and its metadata under `shelf`: `order`, `learn`, `data` and
-`result` by its author, `measured` by tests.measure. Two more are optional: `note`, shown with the result, and
-`download`, the size of the download in words, for data that were already at hand when the notebook was measured.
+What they say comes from each notebook's title cell and its metadata under `shelf`: `order`, `learn`, `data` and
+`result` by its author, `measured` by tests.measure. Three more are optional: `note`, shown with the result; `download`,
+the size of the download in words, for data that were already at hand when the notebook was measured; and, where a cell
+is tagged `hub`, `first_result`, which is filled with the results of the first part where only that was measured.
+
+The READMEs hold lists and no tables: GitHub shrinks a picture in a table to the width of the longest word beside it,
+down to nothing on a phone, and a badge that cannot be seen cannot be clicked.
 """
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +26,15 @@ from urllib.parse import quote, unquote
 
 from nbformat import NotebookNode
 
-from tests.notebooks import ROOT, SLUG, NotebookError, code_digest, notebooks, read, write, write_text
+from tests.notebooks import ROOT, SLUG, NotebookError, is_current, name_of, notebooks, read, write, write_text
 
 BEGIN, END = "<!-- catalogue:begin -->", "<!-- catalogue:end -->"
 BADGE_IMAGE = "https://colab.research.google.com/assets/colab-badge.svg"
 COLAB = "https://colab.research.google.com/github/"
-NOT_MEASURED = "not measured yet"
-BUDGET_HEADER = ("data and licence", "download", "CPU", "GPU", "result")
-CATALOGUE_HEADER = ("notebook", "", "what you learn", "data and licence", "budget", "result")
+CHAPTERS = 18
+NOT_MEASURED = "–"
+FIRST_PART = "first part"
+BUDGET_HEADER = ("data and license", "download", "CPU", "GPU", "result")
 
 
 class CatalogueError(ValueError):
@@ -55,7 +60,7 @@ def shelf_of(notebook: NotebookNode, name: str) -> dict[str, Any]:
     order = shelf.get("order")
     if type(order) is not int or order < 1:
         raise NotebookError(f"{name}: shelf.order is {order!r}, not 1, 2, …")
-    for key in ("learn", "data", "result", "note", "download"):
+    for key in ("learn", "data", "result", "note", "download", "first_result"):
         needed = key in ("learn", "data", "result")
         text = shelf.get(key)
         if (needed or key in shelf) and not (isinstance(text, str) and text.strip()):
@@ -76,33 +81,52 @@ class Budget:
 def budget(notebook: NotebookNode, name: str) -> Budget:
     """The notebook's budget by its measurements; one made with other code than it has now counts as not made.
 
-    The result is that of the last run with the notebook's own parameters, or else of the last run. Raises
-    NotebookError where the metadata are malformed, or `shelf.result` names something that the results do not have.
+    A run of the whole notebook goes before one of its first part, then one with the notebook's own parameters before
+    others, then the last; the result is that of the best. Raises NotebookError where the metadata are malformed, or
+    `shelf.result` names something that the results do not have.
     """
     shelf = shelf_of(notebook, name)
-    digest = code_digest(notebook)
-    measured = {slot: run for slot, run in shelf.get("measured", {}).items() if run["code"] == digest}
-    result, download = NOT_MEASURED, NOT_MEASURED
-    if measured:
-        download = _size(max(run["downloaded_mb"] for run in measured.values()))
-        best = max(measured.values(), key=lambda run: (not run["parameters"], run["date"]))
-        result = _filled(shelf["result"], best["results"], name) + _with(best["parameters"])
-        if "note" in shelf:
-            result += f" ({shelf['note']})"
-    minutes = {slot: _minutes(run["seconds"]) + _with(run["parameters"]) for slot, run in measured.items()}
+    runs = {slot: run for slot, run in shelf.get("measured", {}).items() if is_current(run, notebook)}
+    result = download = NOT_MEASURED
+    if runs:
+        best = max(runs.values(), key=lambda run: (not _is_first(run), not run["parameters"], run["date"]))
+        alike = [run for run in runs.values() if _is_first(run) == _is_first(best)]
+        download = _of(best) + _size(max(run["downloaded_mb"] for run in alike))
+        result = _result(shelf, best, name)
+    minutes = {slot: _of(run) + _minutes(run["seconds"]) + _with(run["parameters"]) for slot, run in runs.items()}
     return Budget(download=shelf.get("download", download), cpu=minutes.get("cpu", NOT_MEASURED),
                   gpu=minutes.get("gpu", NOT_MEASURED), result=result)
 
 
-def _filled(result: str, results: dict[str, float], name: str) -> str:
-    """The format string `shelf.result` filled with the measured results."""
+def _is_first(run: dict[str, Any]) -> bool:
+    return bool(run.get("first_part"))
+
+
+def _of(run: dict[str, Any]) -> str:
+    """`first part: ` where a figure is not of the whole notebook."""
+    return f"{FIRST_PART}: " if _is_first(run) else ""
+
+
+def _result(shelf: dict[str, Any], run: dict[str, Any], name: str) -> str:
+    """What the run has found, in the author's words."""
+    key = "first_result" if _is_first(run) else "result"
+    if key not in shelf:
+        raise NotebookError(f"{name}: only the first part is measured: say with shelf.{key} what it found")
+    text = _filled(key, shelf[key], run["results"], name) + _with(run["parameters"])
+    if "note" in shelf:
+        text += f" ({shelf['note']})"
+    return f"{FIRST_PART} measured: {text}" if _is_first(run) else text
+
+
+def _filled(key: str, result: str, results: dict[str, float], name: str) -> str:
+    """The format string `shelf.result` (or another key) filled with the measured results."""
     try:
         return result.format(**results)
     except (KeyError, IndexError) as error:
-        raise NotebookError(f"{name}: shelf.result asks for {error}, which is not among the measured results: "
+        raise NotebookError(f"{name}: shelf.{key} asks for {error}, which is not among the measured results: "
                             f"{', '.join(results)}") from None
     except (ValueError, AttributeError, TypeError) as error:
-        raise NotebookError(f"{name}: shelf.result is no format string for the results: {error}") from None
+        raise NotebookError(f"{name}: shelf.{key} is no format string for the results: {error}") from None
 
 
 def _minutes(seconds: float) -> str:
@@ -144,7 +168,7 @@ def _without_table(lines: list[str]) -> list[str]:
     """The lines that are not part of the budget table."""
     kept, inside = [], False
     for line in lines:
-        inside = line.startswith("|") and (inside or line.startswith(f"| {BUDGET_HEADER[0]} |"))
+        inside = line.startswith("|") and (inside or re.match(r"\| data and licen[cs]e \|", line) is not None)
         if not inside:
             kept.append(line)
     return kept
@@ -155,7 +179,7 @@ def update_title(notebook: NotebookNode, name: str) -> None:
     notebook.cells[0].source = title_source(notebook, name)
 
 
-# ---- tables
+# ---- tables and lists
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -166,12 +190,28 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join([line(header), "|" + "---|" * len(header), *map(line, rows)])
 
 
-def _row(notebook: NotebookNode, name: str, folder: str) -> tuple[str, ...]:
-    """The notebook's row in the table of a README in `folder` ("" for the root)."""
+def _item(mark: str, lines: list[str]) -> str:
+    """A list's item of several lines, each one line of text."""
+    indent = "\n" + " " * len(mark)
+    return mark + f"<br>{indent}".join(" ".join(line.split()) for line in lines)
+
+
+def _short_item(notebook: NotebookNode, name: str) -> str:
+    """The notebook's item in the root's README: title, badge, minutes; what one learns."""
+    found = budget(notebook, name)
+    times = [f"{kind} {time}".replace(" ", "&nbsp;") for kind, time in (("CPU", found.cpu), ("GPU", found.gpu))
+             if time != NOT_MEASURED]
+    return _item("- ", [f"**[{title_of(notebook, name)}]({quote(name)})** {badge(name)} "
+                        f"{' · '.join(times) or NOT_MEASURED}", notebook.metadata.shelf["learn"]])
+
+
+def _full_item(notebook: NotebookNode, name: str) -> str:
+    """The notebook's item in its chapter's README: everything that is known of it."""
     shelf, found = notebook.metadata.shelf, budget(notebook, name)
-    link = f"[{title_of(notebook, name)}]({quote(name.removeprefix(folder))})"
-    costs = f"download: {found.download}<br>CPU: {found.cpu}<br>GPU: {found.gpu}"
-    return link, badge(name), shelf["learn"], shelf["data"], costs, found.result
+    return _item("1. ", [
+        f"**[{title_of(notebook, name)}]({quote(name.partition('/')[2])})** {badge(name)}", shelf["learn"],
+        f"*Data:* {shelf['data']} · *download:* {found.download} · *CPU:* {found.cpu} · *GPU:* {found.gpu}",
+        f"*Result:* {found.result}"])
 
 
 # ---- the tree
@@ -212,12 +252,12 @@ def pieces(root: Path) -> list[Piece]:
     """
     problems: list[str] = []
     found: list[Piece] = []
-    sections = []
+    sections: dict[int, str] = {}
     for folder in sorted(path for path in root.glob("Chapter[0-9][0-9]") if path.is_dir()):
         readme = folder / "README.md"
         chapter = {}
         for path in sorted(folder.glob("*.ipynb")):
-            name = f"{folder.name}/{path.name}"
+            name = name_of(path)
             with _noting(problems):
                 notebook = read(path)
                 wanted = title_source(notebook, name)
@@ -228,15 +268,16 @@ def pieces(root: Path) -> list[Piece]:
             continue
         problems += _doubled_orders(chapter)
         with _noting(problems):
-            piece = _readme_piece(root, readme, _chapter_table(chapter, f"{folder.name}/"))
+            piece = _readme_piece(root, readme, "\n".join(_full_item(chapter[one], one) for one in _ordered(chapter)))
             found.append(piece)
-            sections.append(f"### [{_heading(piece)}]({folder.name}/README.md)\n\n{_chapter_table(chapter, '')}")
+            items = "\n".join(_short_item(chapter[one], one) for one in _ordered(chapter))
+            sections[int(folder.name[-2:])] = f"### [{_heading(piece)}]({folder.name}/README.md)\n\n{items}"
     with _noting(problems):
-        found.append(_readme_piece(root, root / "README.md", "\n\n".join(sections)))
+        found.append(_readme_piece(root, root / "README.md", "\n\n".join([_overview(sections), *sections.values()])))
     for piece in found:
         if piece.path.suffix == ".md":
             problems += _broken_links(root, piece.name, [piece.wanted])
-    problems += [f"{path.relative_to(root).as_posix()}: stands outside ChapterNN/, so no table lists it"
+    problems += [f"{path.relative_to(root).as_posix()}: stands outside ChapterNN/, so no list has it"
                  for path in _strays(root)]
     if problems:
         raise CatalogueError("\n".join(problems))
@@ -252,10 +293,17 @@ def _noting(problems: list[str]) -> Iterator[None]:
         problems.append(str(error))
 
 
-def _chapter_table(chapter: dict[str, NotebookNode], folder: str) -> str:
-    """The table of a chapter's notebooks (name -> notebook), in their order, for a README in `folder`."""
-    ordered = sorted(chapter, key=lambda name: chapter[name].metadata.shelf["order"])
-    return _table(CATALOGUE_HEADER, [_row(chapter[name], name, folder) for name in ordered])
+def _ordered(chapter: dict[str, NotebookNode]) -> list[str]:
+    """The names of a chapter's notebooks (name -> notebook) in the order in which they are to be read."""
+    return sorted(chapter, key=lambda name: chapter[name].metadata.shelf["order"])
+
+
+def _overview(written: Iterable[int]) -> str:
+    """A line of links to the chapters' pages; it says which chapters are not there yet."""
+    links = [f"[{number}](Chapter{number:02d}/README.md)" for number in written]
+    missing = [str(number) for number in range(1, CHAPTERS + 1) if number not in written]
+    line = "Straight to a chapter: " + " · ".join(links)
+    return line + (f". Still to come: {', '.join(missing)}." if missing else "")
 
 
 def _doubled_orders(chapter: dict[str, NotebookNode]) -> list[str]:
@@ -270,15 +318,15 @@ def _doubled_orders(chapter: dict[str, NotebookNode]) -> list[str]:
     return problems
 
 
-def _readme_piece(root: Path, path: Path, table: str) -> Piece:
-    """The README at `path` with `table` between its markers. Raises NotebookError where it or they are missing."""
+def _readme_piece(root: Path, path: Path, text: str) -> Piece:
+    """The README at `path` with `text` between its markers. Raises NotebookError where it or they are missing."""
     name = path.relative_to(root).as_posix()
     if not path.exists():
-        raise NotebookError(f"{name}: no such file; the catalogue writes its table into it")
+        raise NotebookError(f"{name}: no such file; the catalogue writes its list into it")
     present = path.read_text(encoding="utf-8")
     if present.count(BEGIN) != 1 or present.count(END) != 1 or present.index(BEGIN) > present.index(END):
         raise NotebookError(f"{name}: needs one line `{BEGIN}` and, below it, one line `{END}`")
-    wanted = present[:present.index(BEGIN)] + f"{BEGIN}\n{table}\n" + present[present.index(END):]
+    wanted = present[:present.index(BEGIN)] + f"{BEGIN}\n{text}\n" + present[present.index(END):]
     return Piece(path, name, present, wanted)
 
 
@@ -311,7 +359,7 @@ def _strays(root: Path) -> list[Path]:
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.catalogue", description=(
-        "Write the tables of the READMEs, and each notebook's badge and budget table, from the notebooks."))
+        "Write the lists in the READMEs, and each notebook's badge and budget table, from the notebooks."))
     parser.add_argument("--check", action="store_true", help="write nothing; list what is stale and exit with 1")
     options = parser.parse_args(arguments)
     try:

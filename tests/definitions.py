@@ -22,9 +22,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from IPython.core.inputtransformer2 import TransformerManager
-
-from tests.notebooks import ROOT, NotebookError, read
+from tests.notebooks import ROOT, NotebookError, name_of, parse, python_source, read
 
 IMPORTS = (ast.Import, ast.ImportFrom)
 EXECUTED = (*IMPORTS, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
@@ -48,7 +46,7 @@ def definitions(notebook: str | Path, /, *names: str, **replacements: Any) -> Si
     loop, say), and where a replacement is of no use to `names`.
     """
     path = ROOT / notebook
-    label = f"{path.parent.name}/{path.name}"
+    label = name_of(path)
     statements = _statements(path, path.stat().st_mtime_ns if path.exists() else 0)
     providers: dict[str, list[Statement]] = {}
     for statement in statements:
@@ -74,20 +72,6 @@ def definitions(notebook: str | Path, /, *names: str, **replacements: Any) -> Si
             exec(compile(unit, _filename(label, statement.cell), "exec", dont_inherit=True), space)
             space.update(replacements)  # the statement may bind a replaced name beside the one it is executed for
     return SimpleNamespace(**{name: space[name] for name in names})
-
-
-@functools.lru_cache(maxsize=512)
-def parse(source: str) -> ast.Module:
-    """The syntax tree of a cell, its magics and `!` lines read as calls of `get_ipython()`. Raises SyntaxError.
-
-    The tree is shared between callers: read it, do not change it.
-    """
-    return ast.parse(python_source(source))
-
-
-def python_source(source: str) -> str:
-    """A cell's source in plain Python, as IPython itself would run it."""
-    return TransformerManager().transform_cell(source)
 
 
 def _closure(names: tuple[str, ...], given: set[str], providers: dict[str, list[Statement]],
@@ -126,7 +110,7 @@ def _binding(name: str, statements: list[Statement], label: str) -> list[Stateme
 @functools.lru_cache(maxsize=256)
 def _statements(path: Path, changed: int) -> tuple[Statement, ...]:
     """The top-level statements of the notebook at `path`, as it was when last `changed`; its lines go to tracebacks."""
-    label = f"{path.parent.name}/{path.name}"
+    label = name_of(path)
     found = []
     for number, cell in enumerate(read(path).cells, start=1):
         if cell.cell_type != "code":

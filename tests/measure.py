@@ -1,13 +1,16 @@
 """Measure notebooks: run them in full, store their outputs, and record what the run took and what came out.
 
     python -m tests.measure Chapter01/*.ipynb
+    python -m tests.measure --missing
+    python -m tests.measure --first-part Chapter15/Needs_weights_from_a_hub.ipynb
     python -m tests.measure --set EPOCHS=3 Chapter03/Some_notebook.ipynb
     python -m tests.measure --clear Chapter05/Too_large_for_this_machine.ipynb
 
 Each notebook runs as it stands, top to bottom, in a fresh kernel of this interpreter, with the network open and with
 the user's own caches; its working folder is a scratch copy of its chapter, so nothing lands in the repository. Then its
 outputs, normalised, and the measurement (`shelf.measured.cpu`, or `.gpu` where an accelerator was used) are stored in
-one step, with the budget table. All or nothing: where anything fails or is interrupted, the file stays as it was.
+one step, with the budget table. All or nothing: where anything fails or is interrupted, the file stays as it was. A run
+that cannot be stored because its outputs are too large is kept below `executed`, where git does not look.
 """
 from __future__ import annotations
 
@@ -39,9 +42,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import platformdirs
 import psutil
 from ipykernel.kernelspec import get_kernel_dict
-from IPython.core.inputtransformer2 import TransformerManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -49,11 +52,25 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 from tests import catalogue
-from tests.notebooks import NotebookError, code_cells, code_digest, parameters, read, same_type, tagged, write
+from tests.notebooks import (
+    SIZE_LIMIT,
+    NotebookError,
+    code_cells,
+    code_digest,
+    first_part,
+    is_current,
+    name_of,
+    notebooks,
+    parameters,
+    parse,
+    read,
+    same_type,
+    tagged,
+    write,
+)
 from tests.offline.site.mcvp_classroom import copy_folder
 from tests.quick import set_parameters, shaped
 
-SIZE_LIMIT = 1_000_000  # bytes of a notebook on disk
 PROGRESS_BAR = re.compile(r"\d%\||\d\S{0,9} \[\d+:\d\d[,<]")  # of tqdm, with and without a total
 SAMPLING_SECONDS = 0.2  # between two looks at the memory of the kernel's processes
 
@@ -129,7 +146,7 @@ def execute(notebook: NotebookNode, path: Path, values: dict[str, Any], scratch:
     `scratch` is an empty folder, `timeout` the seconds that the whole notebook may take. Raises NotebookError, naming
     the cell, where one fails, the time is over, the kernel dies, or there are no valid `results` at the end.
     """
-    name = shelf_name(path)
+    name = name_of(path)
     folder = scratch / path.parent.name
     copy_folder(path.parent, folder)
     for cell in code_cells(notebook):
@@ -254,12 +271,29 @@ def cache_folders() -> list[Path]:
     """The folders into which the libraries download data and weights, as the environment sets them."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     huggingface = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    pooch = {name: Path(platformdirs.user_cache_dir(name)) for name in ("scikit-image", "scipy-data", "pooch")}
+    if os.environ.get("SKIMAGE_DATADIR"):
+        pooch["scikit-image"] = Path(os.environ["SKIMAGE_DATADIR"])
     return [
+        *pooch.values(),
+        *_ultralytics_folders(),
         Path(os.environ.get("TORCH_HOME") or cache / "torch"),
         Path(os.environ.get("HF_HUB_CACHE") or huggingface / "hub"),
         Path(os.environ.get("HF_DATASETS_CACHE") or huggingface / "datasets") / "downloads",
         Path(os.environ.get("SCIKIT_LEARN_DATA") or Path.home() / "scikit_learn_data"),
     ]
+
+
+def _ultralytics_folders() -> list[Path]:
+    """Where ultralytics keeps fonts, weights and data; the last two as its own settings say."""
+    own = os.environ.get("YOLO_CONFIG_DIR")
+    home = Path(own, "Ultralytics") if own else Path(platformdirs.user_config_dir("Ultralytics", False, roaming=True))
+    found = [home]
+    with suppress(OSError, ValueError, AttributeError):  # none yet, or not readable
+        settings = json.loads((home / "settings.json").read_text(encoding="utf-8"))
+        folders = [Path(settings.get(key, "")) for key in ("weights_dir", "datasets_dir")]
+        found += [folder for folder in folders if folder.is_absolute()]
+    return found
 
 
 def megabytes(folders: list[Path]) -> float:
@@ -310,10 +344,9 @@ def cpu_name() -> str:
 
 def versions(notebook: NotebookNode) -> dict[str, str]:
     """The versions of Python and of the installed packages that the notebook imports, by their names as installed."""
-    transform = TransformerManager().transform_cell  # magics become Python
     imported = set()
     for cell in code_cells(notebook):
-        for node in ast.walk(ast.parse(transform(cell.source))):
+        for node in ast.walk(parse(cell.source)):
             if isinstance(node, ast.Import):
                 imported.update(alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -460,16 +493,11 @@ def check_size(notebook: NotebookNode, name: str) -> None:
     if size > SIZE_LIMIT:
         sizes = {_place(notebook, cell): len(json.dumps(cell.outputs)) for cell in code_cells(notebook)}
         largest = sorted(sizes, key=sizes.get, reverse=True)[:3]
-        raise NotebookError(f"{name}: {size / 1e6:.1f} MB with its outputs, over the limit of {SIZE_LIMIT / 1e6:.0f}; "
+        raise NotebookError(f"{name}: {size / 1e6:.1f} MB with its outputs, over the limit of {SIZE_LIMIT / 1e6:.1f}; "
                             "largest: " + ", ".join(f"{cell} {sizes[cell] / 1e6:.1f} MB" for cell in largest))
 
 
 # ---- the command
-
-
-def shelf_name(path: Path) -> str:
-    """`Chapter01/Name.ipynb`."""
-    return f"{path.parent.name}/{path.name}"
 
 
 def shaped_values(values: dict[str, Any], notebook: NotebookNode, name: str) -> dict[str, Any]:
@@ -484,19 +512,25 @@ def shaped_values(values: dict[str, Any], notebook: NotebookNode, name: str) -> 
     return {parameter: shaped(value, own[parameter]) for parameter, value in values.items()}
 
 
-def measure(path: Path, values: dict[str, Any], timeout: float | None = None) -> str:
+def measure(path: Path, values: dict[str, Any], timeout: float | None = None, first: bool = False) -> str:
     """Run the notebook and store its outputs and its measurement; returns a line on what was found.
 
-    Raises NotebookError, and leaves the file as it was, where the run fails; see `execute`.
+    With `first`, only the cells before the one tagged `hub` run, and the others end without outputs. Raises
+    NotebookError, and leaves the file as it was, where the run fails (see `execute`) or its outputs are too large.
     """
-    name, notebook = shelf_name(path), read(path)
+    name, notebook = name_of(path), read(path)
     before = path.read_bytes()
     values = shaped_values(values, notebook, name)
     catalogue.title_source(notebook, name)  # what is wrong with title and metadata shows before the run
+    part = part_to_run(notebook, first, name)
+    for cell in code_cells(notebook)[len(code_cells(part)):]:  # `execute` does it for those that it runs
+        cell.outputs, cell.execution_count = [], None
     with tempfile.TemporaryDirectory(prefix="measure-", ignore_cleanup_errors=True) as scratch:
-        run = execute(notebook, path, values, Path(scratch), timeout)
+        run = execute(part, path, values, Path(scratch), timeout)
         normalise(notebook, short_forms(path, Path(scratch)))
-    slot, entry = measurement(notebook, run, values)
+    slot, entry = measurement(part, run, values)
+    if first:
+        entry["first_part"] = True
     notebook.metadata.shelf.setdefault("measured", {})[slot] = entry
     results = ", ".join(f"{key} {value:.4g}" for key, value in run.results.items())
     found = f"{entry['seconds']} s, {entry['host_peak_mb']} MB, {entry['device']}: {results}"
@@ -504,16 +538,60 @@ def measure(path: Path, values: dict[str, Any], timeout: float | None = None) ->
         catalogue.update_title(notebook, name)
     except NotebookError as error:  # a slip in shelf.result is no reason to lose the run
         found += f"\n      stored, but the budget table is not written: {error}"
-    check_size(notebook, name)
-    if path.read_bytes() != before:
-        raise NotebookError(f"{name}: the file was changed while its notebook ran")
+    try:
+        check_size(notebook, name)
+        if path.read_bytes() != before:
+            raise NotebookError(f"{name}: the file was changed while its notebook ran")
+    except NotebookError as error:  # the run may have taken hours
+        raise NotebookError(f"{error}\n      The run is kept in {kept(notebook, path)}.") from None
     write(notebook, path)
     return found
 
 
+def part_to_run(notebook: NotebookNode, first: bool, name: str) -> NotebookNode:
+    """The notebook, or its first part; NotebookError where there is none, or where that would lose a whole run."""
+    if not first:
+        return notebook
+    part = first_part(notebook)
+    if part is None:
+        raise NotebookError(f"{name}: no cell is tagged `hub`, so there is no first part: measure it whole")
+    if any(is_current(entry, notebook) and not entry.get("first_part") for entry in _entries(notebook)):
+        raise NotebookError(f"{name}: is measured whole; --clear it before only its first part is stored")
+    return part
+
+
+def kept(notebook: NotebookNode, path: Path) -> str:
+    """Write the notebook below `executed`, which git ignores; returns the name of that file from the root."""
+    root = path.parent.parent
+    file = root / "executed" / path.parent.name / path.name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write(notebook, file)
+    return file.relative_to(root).as_posix()
+
+
+def _entries(notebook: NotebookNode) -> list[dict[str, Any]]:
+    """The notebook's measurements, whatever code they were made with."""
+    return list(notebook.metadata.get("shelf", {}).get("measured", {}).values())
+
+
+def is_missing(path: Path, first: bool) -> bool:
+    """Whether the notebook lacks a run of the whole of it, with its own parameters, by the code that it has now.
+
+    With `first`: whether it has a first part, and no such run even of that. One that cannot be read lacks it.
+    """
+    try:
+        notebook = read(path)
+    except NotebookError:
+        return True
+    if first and first_part(notebook) is None:
+        return False
+    return not any(is_current(entry, notebook) and not entry["parameters"] and (first or not entry.get("first_part"))
+                   for entry in _entries(notebook))
+
+
 def clear(path: Path) -> str:
     """Take the outputs and the measurements out of the notebook; returns a line that says so."""
-    name, notebook = shelf_name(path), read(path)
+    name, notebook = name_of(path), read(path)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
     catalogue.shelf_of(notebook, name).pop("measured", None)
@@ -534,49 +612,77 @@ def assignment(text: str) -> tuple[str, Any]:
         return name.strip(), value.strip()
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def options_of(arguments: list[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.measure", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__,
         epilog="Afterwards, for the tables of the READMEs: python -m tests.catalogue")
-    parser.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="ChapterNN/Name.ipynb")
+    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="ChapterNN/Name.ipynb")
+    parser.add_argument(
+        "--missing", action="store_true",
+        help="of these notebooks (none named: of the whole shelf) run those that are not measured whole, by their "
+             "present code and with their own parameters")
+    parser.add_argument(
+        "--first-part", action="store_true", dest="first",
+        help="run and store only the cells before the one tagged `hub`, which needs weights or data from a hub")
     parser.add_argument(
         "--set", action="append", default=[], type=assignment, metavar="NAME=VALUE", dest="values",
         help="run with this value of a parameter; the notebook's source keeps its own, and the tables say so")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give a notebook up after this time")
     parser.add_argument(
         "--clear", action="store_true", help="run nothing: take outputs and measurements out of the notebooks")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not options.notebooks and not options.missing:
+        parser.error("name a notebook, or say --missing")
+    if options.clear and (options.missing or options.first or options.values):
+        parser.error("--clear runs nothing: it goes with no other option")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 1 where a notebook failed, 130 where the user stopped the run."""
-    options = parse(arguments)
+    options = options_of(arguments)
     values = dict(options.values)
     if os.environ.get("MCVP_OFFLINE") == "1" and not options.clear:
         print("Not in the miniature world: what is measured there is not real.", file=sys.stderr)
         return 1
     paths = [Path(path).resolve() for pattern in options.notebooks for path in sorted(glob(pattern)) or [pattern]]
+    if options.missing:
+        paths = [path for path in paths or notebooks() if is_missing(path, options.first)]
     try:
         for path in paths if values else []:  # a misspelt name shows before the first of many runs
-            shaped_values(values, read(path), shelf_name(path))
+            shaped_values(values, read(path), name_of(path))
     except NotebookError as error:
         print(error, file=sys.stderr)
         return 1
-    failed = False
+    outcomes = {path: "not begun" for path in paths}
+    status = 0
     for number, path in enumerate(paths, start=1):
-        name = shelf_name(path)
+        name = name_of(path)
         print(f"[{number}/{len(paths)}] {time.strftime('%H:%M:%S')} {name}", flush=True)
         try:
-            found = clear(path) if options.clear else measure(path, values, options.timeout)
+            found = clear(path) if options.clear else measure(path, values, options.timeout, options.first)
             print(f"      {found}", flush=True)
+            outcomes[path] = "done: " + found
         except NotebookError as error:
-            failed = True
+            status = 1
             print(f"      {error}\n      The notebook is as it was.", file=sys.stderr, flush=True)
+            outcomes[path] = "FAILED: " + str(error).removeprefix(f"{name}: ")
         except KeyboardInterrupt:
             print(f"      {name}: interrupted\n      The notebook is as it was.", file=sys.stderr, flush=True)
-            return 130
-    return 1 if failed else 0
+            status, outcomes[path] = 130, "interrupted"
+            break
+    if options.missing or len(paths) > 1:
+        print(summary(outcomes), flush=True)
+    return status
+
+
+def summary(outcomes: dict[Path, str]) -> str:
+    """A table of what became of each notebook: a line for each, then how many."""
+    width = max((len(name_of(path)) for path in outcomes), default=0)
+    done = sum(outcome.startswith(("done", "cleared")) for outcome in outcomes.values())
+    lines = [f"{name_of(path):{width}}  {outcome.splitlines()[0]}" for path, outcome in outcomes.items()]
+    return "\n".join(["", *lines, f"{done} of {len(outcomes)} done"])
 
 
 if __name__ == "__main__":

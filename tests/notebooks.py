@@ -2,22 +2,27 @@
 from __future__ import annotations
 
 import ast
+import copy
+import functools
 import hashlib
 import io
 import os
 import re
 import tempfile
+import textwrap
 import tokenize
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 from tests.offline.site.mcvp_classroom import assigned
 
 ROOT = Path(__file__).resolve().parent.parent
 SLUG = "PacktPublishing/Modern-Computer-Vision-with-PyTorch-2E"  # of the repository on GitHub: stands only here
+SIZE_LIMIT = 1_500_000  # bytes of a notebook on disk
 
 
 class NotebookError(ValueError):
@@ -25,8 +30,8 @@ class NotebookError(ValueError):
 
 
 def name_of(path: Path) -> str:
-    """`Chapter01/Name.ipynb` of a notebook's path, with forward slashes on every system."""
-    return Path(path).resolve().relative_to(ROOT).as_posix()
+    """`Chapter01/Name.ipynb`: the folder and the name of a notebook's path."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def notebooks(root: Path = ROOT) -> list[Path]:
@@ -79,6 +84,30 @@ def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
 
 
+def first_part(notebook: NotebookNode) -> NotebookNode | None:
+    """The notebook up to the first cell tagged `hub`, its cells shared with it; None where no cell is."""
+    for place, cell in enumerate(notebook.cells):
+        if "hub" in cell.metadata.get("tags", []):
+            part = copy.copy(notebook)
+            part.cells = notebook.cells[:place]
+            return part
+    return None
+
+
+def python_source(source: str) -> str:
+    """A cell's source in plain Python, as IPython itself would run it."""
+    return TransformerManager().transform_cell(source)
+
+
+@functools.lru_cache(maxsize=512)
+def parse(source: str) -> ast.Module:
+    """The syntax tree of a cell, its magics and `!` lines read as calls of `get_ipython()`. Raises SyntaxError.
+
+    The tree is shared between callers: read it, do not change it.
+    """
+    return ast.parse(python_source(source))
+
+
 def assignments(source: str) -> dict[str, Any]:
     """Name -> value of the plain assignments of literals in a cell's source (`EPOCHS = 10`); others are left out."""
     found = {}
@@ -95,6 +124,19 @@ def parameters(notebook: NotebookNode) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for cell in tagged(notebook, "parameters"):
         found.update(assignments(cell.source))
+    return found
+
+
+def answers(notebook: NotebookNode) -> list[tuple[str, str]]:
+    """Where it stands, and the code, of each answer in code: every ```python fence within <details>, in order.
+
+    The tests run them after the last cell. Code that is not to be run stands in a fence of another kind (```text).
+    """
+    found = []
+    for number, cell in enumerate(notebook.cells, start=1):
+        for details in re.findall(r"<details>(.*?)</details>", cell.source, re.DOTALL) * (cell.cell_type == "markdown"):
+            for _, code in re.findall(r"^( *)```python\n(.*?)^\1```", details, re.DOTALL | re.MULTILINE):
+                found.append((f"answer {len(found) + 1} in code (in cell {number})", textwrap.dedent(code)))
     return found
 
 
@@ -121,6 +163,15 @@ def code_digest(notebook: NotebookNode) -> str:
         digest.update(bare_code(cell.source).encode())
         digest.update(b"\0")
     return digest.hexdigest()[:12]
+
+
+def is_current(entry: dict[str, Any], notebook: NotebookNode) -> bool:
+    """Whether a measurement (an entry of `shelf.measured`) was made with the code that the notebook has now.
+
+    One of the first part (`first_part` is true in it) is bound to the code of that part alone.
+    """
+    part = first_part(notebook) if entry.get("first_part") else notebook
+    return part is not None and entry.get("code") == code_digest(part)
 
 
 def bare_code(source: str) -> str:

@@ -7,37 +7,46 @@ Each notebook is a file of test items: one per code cell, and a last one, `noteb
 """
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty
 
+import nbformat.v4
 import psutil
 import pytest
 from _pytest._code.code import ReprExceptionInfo, ReprFileLocation, ReprTracebackNative
 from jupyter_client.manager import KernelManager
+from jupyter_client.provisioning import LocalProvisioner
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager, RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
-from tests import quick
-from tests.notebooks import NotebookError, read
+from tests import forking, quick
+from tests.notebooks import NotebookError, answers, read
 from tests.offline.site.mcvp_classroom import copy_folder
 
 pytest_plugins = ["nbval.plugin"]  # its options; pyproject.toml keeps it from being loaded before this file
 
-MEMORY_PER_WORKER = 2 * 2**30  # bytes: a kernel with torch, transformers and a small model, and its runner
-STARTUP_SECONDS = 60  # to wait for a kernel
+MEMORY_PER_WORKER = 7 * 2**29  # bytes: the runner, the process that forks its kernels, and one kernel at work
+STARTUP_SECONDS = 300  # to wait for a kernel, and
+OUTPUT_SECONDS = 30  # for a cell's output after its end; both long, for machines that are busy with other things
+GUARD_SECONDS = 600  # of a notebook in the quick profile, by the clock: its limit is processor time
 SHOWN = 10  # notebooks in the table of times
-SECONDS = "seconds"  # the property of a notebook's last item that holds its time
+SECONDS = "seconds"  # the property of a notebook's last item that holds its processor time
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 QUICK = pytest.StashKey[quick.Quick]()
+SERVER = pytest.StashKey[forking.Server]()
 SCRATCH = pytest.StashKey[Path]()
 
 
@@ -49,14 +58,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--full", action="store_true", help=(
         "run the notebooks with their own parameters, the network open and this machine's own caches; one at a time "
         "unless -n says otherwise, because two trainings at once distort each other's time"))
-    parser.addini("quick_seconds", "a notebook that takes longer fails in the quick profile", default="60")
+    group.addoption("--fresh-kernels", action="store_true", help=(
+        "start every kernel as a process of its own, as Jupyter does; the quick profile forks them on Linux"))
+    parser.addini("quick_seconds", "a notebook that needs more processor time fails in the quick profile", default="60")
     parser.addini("full_cell_seconds", "a cell that takes longer is stopped in the full profile", default="3600")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     option = config.option
     option.nbval = option.nbval_lax = False  # the files below collect the notebooks; nbval's own would do it again
-    option.nbval_cell_timeout = float(config.getini("full_cell_seconds" if option.full else "quick_seconds"))
+    option.nbval_cell_timeout = float(config.getini("full_cell_seconds")) if option.full else GUARD_SECONDS
     try:
         config.stash[QUICK] = {} if option.full else quick.load(config.rootpath)
     except quick.QuickError as error:
@@ -117,6 +128,27 @@ def network_attempts(notebook: str) -> list[str]:
     return [what for name, _, what in lines if name == notebook]
 
 
+def server(session: pytest.Session) -> forking.Server | None:
+    """The process that forks this session's kernels; None where each is a process of its own."""
+    option = session.config.option
+    several = len({item.path for item in session.items if isinstance(item, NotebookCell)}) > 1
+    if sys.platform != "linux" or option.full or option.fresh_kernels or not several:
+        return None
+    if SERVER not in session.config.stash:
+        session.config.stash[SERVER] = forking.Server(reader_environment())
+    return session.config.stash[SERVER]
+
+
+def reader_environment() -> dict[str, str]:
+    """This process's environment without what a reader's kernel would not have; temporary files in the scratch folder.
+
+    What a kernel that is killed leaves there is removed with it.
+    """
+    env = {name: value for name, value in os.environ.items()
+           if name not in ("MPLBACKEND", "MCVP_CLASSROOM") and not name.startswith("PYTEST_")}
+    return env | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), os.environ["MCVP_SCRATCH"])
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run for a network attempt that no notebook made."""
     if SCRATCH in session.config.stash and network_attempts("-"):
@@ -124,6 +156,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    if SERVER in config.stash:
+        config.stash[SERVER].stop()
     if SCRATCH in config.stash:
         remove(config.stash[SCRATCH])
 
@@ -147,7 +181,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
                for key, value in getattr(report, "user_properties", ()) if key == SECONDS}
     if seconds:
         limit = None if config.option.full else float(config.getini("quick_seconds"))
-        terminalreporter.section("notebooks, slowest first")
+        terminalreporter.section("notebooks by processor time, slowest first")
         for name in sorted(seconds, key=seconds.get, reverse=True)[:SHOWN]:
             mark = f"  over half of the {limit:g} s limit" if limit and seconds[name] > limit / 2 else ""
             terminalreporter.line(f"{seconds[name]:7.1f} s  {name}{mark}")
@@ -174,13 +208,49 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> NotebookFi
     return None
 
 
-class NotebookKernel(RunningKernel):
-    """A kernel of the Python that runs pytest, in `cwd`, with `env` as its environment and its keys in a file."""
+class ForkedProcess(psutil.Process):
+    """A kernel that is another process's child, with what LocalProvisioner needs of subprocess.Popen."""
 
-    def __init__(self, cwd: Path, env: dict[str, str], connection_file: Path):
+    stdin = stdout = stderr = None
+
+    def poll(self) -> int | None:
+        return None if self.is_running() and self.status() != psutil.STATUS_ZOMBIE else 0
+
+    def send_signal(self, number: int) -> None:
+        with suppress(psutil.NoSuchProcess):
+            super().send_signal(number)
+
+
+class ForkingProvisioner(LocalProvisioner):
+    """Has the kernel forked by a server, in place of starting it."""
+
+    server: forking.Server
+    imports: list[str]
+
+    async def launch_kernel(self, cmd: list[str], **kwargs):
+        after = cmd.index("ipykernel_launcher") + 1
+        self.pid = self.pgid = self.server.fork(cmd[after:], kwargs["cwd"], kwargs["env"], self.imports)
+        self.process, self.cwd = ForkedProcess(self.pid), kwargs["cwd"]
+        return self.connection_info
+
+
+class NotebookKernel(RunningKernel):
+    """A kernel of the Python that runs pytest, in `cwd`, with `env` as its environment and its keys in a file.
+
+    `limit` is the processor time that it may use; `server` forks it, with these `imports` done, where there is one.
+    """
+
+    def __init__(self, cwd: Path, env: dict[str, str], connection_file: Path, limit: float = math.inf,
+                 server: forking.Server | None = None, imports: list[str] | None = None):
+        self.limit = limit
         self.km = KernelManager(kernel_name=CURRENT_ENV_KERNEL_NAME, kernel_spec_manager=NbvalKernelspecManager(),
                                 connection_file=str(connection_file))
+        if server is not None:
+            self.km.provisioner = ForkingProvisioner(kernel_spec=self.km.kernel_spec, parent=self.km)
+            self.km.provisioner.server, self.km.provisioner.imports = server, imports or []
         self.km.start_kernel(cwd=str(cwd), env=env, stderr=subprocess.DEVNULL)
+        self._process = psutil.Process(self.km.provisioner.pid)
+        self._seconds = 0.0
         self.kc = self.km.client()
         self.kc.start_channels()
         try:
@@ -190,10 +260,30 @@ class NotebookKernel(RunningKernel):
             self.stop()
             raise
 
+    def _ensure_iopub_up(self) -> None:
+        """As nbval's, with the patience that a busy machine needs."""
+        end = time.monotonic() + STARTUP_SECONDS
+        while time.monotonic() < end:
+            message = self.kc.kernel_info()
+            with suppress(Empty):
+                RunningKernel.await_reply(self, message, timeout=STARTUP_SECONDS)
+                return self.await_idle(message, timeout=2)
+        raise RuntimeError("the kernel does not answer")
+
+    def processor_seconds(self) -> float:
+        """The processor time of the kernel and its descendants, with that of those that have ended."""
+        total = 0.0
+        with suppress(psutil.Error):  # ended meanwhile
+            for process in (self._process, *self._process.children(recursive=True)):
+                with suppress(psutil.Error):
+                    total += sum(process.cpu_times()[:4])  # user, system, and both of its children that have ended
+        self._seconds = max(self._seconds, total)
+        return self._seconds
+
     def await_reply(self, msg_id: str, timeout: float) -> None:
-        """As nbval's, but a kernel that dies is noticed: RuntimeError then, queue.Empty after `timeout`."""
+        """As nbval's, but a kernel that dies is noticed: RuntimeError then, queue.Empty where a limit is reached."""
         end = time.monotonic() + timeout
-        while (left := end - time.monotonic()) > 0:
+        while (left := end - time.monotonic()) > 0 and self.processor_seconds() <= self.limit:
             try:
                 return super().await_reply(msg_id, timeout=min(left, 1))
             except Empty:
@@ -207,15 +297,16 @@ class NotebookFile(IPyNbFile):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.compare_outputs = False  # but for the cells marked NBVAL_CHECK_OUTPUT
+        self.compare_outputs = False  # but for the cells with the tag nbval-check-output
         self.values = self.config.stash[QUICK].get(self.nodeid, {})  # of parameters
         self.unreadable: str | None = None
         self.cells: list[NotebookCell] = []
         self.pending: list[NotebookCell] = []
         self.ran = 0  # code cells
-        self.failed = False
+        self.failed: NotebookCell | None = None
         self.run: Path | None = None  # the folder of this run
-        self.seconds = 0.0  # from asking for the kernel to the end of the last cell that ran
+        quick_profile = not self.config.option.full
+        self.limit = float(self.config.getini("quick_seconds")) if quick_profile else math.inf  # of processor time
 
     def collect(self) -> Iterator[pytest.Item]:
         try:
@@ -237,35 +328,41 @@ class NotebookFile(IPyNbFile):
 
     def start(self) -> None:
         """Start the kernel in a folder of its own below the session's scratch folder."""
-        scratch = os.environ["MCVP_SCRATCH"]
-        self.run = Path(tempfile.mkdtemp(prefix="run-", dir=scratch))
+        self.run = Path(tempfile.mkdtemp(prefix="run-", dir=os.environ["MCVP_SCRATCH"]))
         chapter = self.path.parent
         folder = self.run / chapter.name
         copy_folder(chapter, folder)
-        env = {name: value for name, value in os.environ.items()
-               if name != "MPLBACKEND" and not name.startswith("PYTEST_")}  # as for a reader
-        env |= {"IPYTHONDIR": str(self.run / "ipython"), "MCVP_NOTEBOOK": self.nodeid}
-        env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), scratch)  # what a killed kernel leaves is removed with it
-        self.kernel = NotebookKernel(folder, env, self.run / "kernel.json")
+        env = reader_environment() | {"IPYTHONDIR": str(self.run / "ipython"), "MCVP_NOTEBOOK": self.nodeid}
+        imports = [line for cell in self.cells for line in forking.imports(cell.cell.source)]
+        self.kernel = NotebookKernel(folder, env, self.run / "kernel.json", self.limit, server(self.session), imports)
 
     def run_through(self, number: int) -> None:
         """Run the cells up to this number that have not run: a cell asked for alone gets what stands before it."""
         if self.failed:
             pytest.skip("an earlier cell of this notebook failed")
-        began = time.perf_counter()
+        while self.pending and self.pending[0].cell_num <= number:
+            self.execute(self.pending.pop(0))
+
+    def run_answers(self) -> None:
+        """Run the answers in code that stand in the notebook's text, after its last cell."""
+        for number, (where, source) in enumerate(answers(self.nb), start=len(self.cells) + 1):
+            cell = NotebookCell.from_parent(self, name=where, cell_num=number, options=defaultdict(bool),
+                                            cell=nbformat.v4.new_code_cell(source))
+            cell.place = where
+            self.execute(cell)
+
+    def execute(self, cell: NotebookCell) -> None:
+        """Run a cell, starting the kernel for the first."""
+        if not cell.cell.source.strip() or cell.options["skip"]:
+            return
         try:
-            while self.pending and self.pending[0].cell_num <= number:
-                cell = self.pending.pop(0)
-                if cell.cell.source.strip() and not cell.options["skip"]:
-                    if self.kernel is None:
-                        self.start()
-                    cell.execute()
-                    self.ran += 1
+            if self.kernel is None:
+                self.start()
+            cell.execute()
+            self.ran += 1
         except Exception:
-            self.failed = True
+            self.failed = cell
             raise
-        finally:
-            self.seconds += time.perf_counter() - began
 
     def findings(self) -> list[str]:
         """What is wrong with the notebook as a whole, a line each."""
@@ -276,20 +373,27 @@ class NotebookFile(IPyNbFile):
             return found
         if not self.ran:
             return [f"{self.nodeid}: ran no code cell"]
-        limit = float(self.config.getini("quick_seconds"))
-        if not self.config.option.full and self.seconds > limit:
-            found.append(f"{self.nodeid}: took {self.seconds:.1f} s, the quick profile allows {limit:g} s: "
-                         f"lower its parameters in tests/quick/{self.path.parent.name}.toml")
+        if self.kernel.processor_seconds() > self.limit:
+            found.append(f"{self.nodeid}: {self.too_long()}")
         return found
+
+    def too_long(self) -> str:
+        """Which limit was reached."""
+        used = self.kernel.processor_seconds()
+        if used <= self.limit:
+            return f"stopped after {self.config.option.nbval_cell_timeout:g} s in one cell"
+        return (f"took {used:.1f} s of processor time, the quick profile allows {self.limit:g} s: "
+                f"lower its parameters in tests/quick/{self.path.parent.name}.toml")
 
     def describe(self, error: NbCellError) -> ReprExceptionInfo:
         """The cell's source, what became of it, and in the last line the notebook, the cell and the error."""
-        cell = self.cells[error.cell_num - 1]
-        what = str(error)
+        cell, what = self.failed, str(error)
         raised = [output for output in cell.test_outputs or () if output.output_type == "error"]
-        if raised and not self.timed_out and not cell.options["check_exception"]:
+        if self.timed_out and what.startswith("Timeout"):
+            what = self.too_long()
+        elif raised and not cell.options["check_exception"]:
             what = f"{raised[-1].ename}: {raised[-1].evalue}".splitlines()[0]
-        where = f"{self.nodeid}, code cell {error.cell_num}"
+        where = f"{self.nodeid}, {cell.place}"
         details = ANSI.sub("", f"{where}:\n\n{error.source}\n\n{error.inner_traceback or ''}\n")
         return failure(self.path, details, f"{where}: {what}")
 
@@ -301,6 +405,12 @@ class NotebookFile(IPyNbFile):
 
 class NotebookCell(IPyNbCell):
     """A code cell; code cells are counted from 1, as Jupyter numbers those of a notebook run in order."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.place = f"code cell {self.cell_num}"  # in messages
+        self.output_timeout = OUTPUT_SECONDS
+        self.add_marker(pytest.mark.timeout(0))  # the runner has limits of its own
 
     def setup(self) -> None:
         """Nothing: nbval would expect a failure here after a cell that timed out; this plugin skips."""
@@ -324,14 +434,21 @@ class NotebookCell(IPyNbCell):
 
 
 class WholeNotebook(pytest.Item):
-    """What only the whole notebook can show: it is readable, ran a cell, asked for no network, kept to its time."""
+    """What only the whole notebook can show: its answers run, it asked for no network and kept to its time."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.add_marker(pytest.mark.timeout(0))
 
     def runtest(self) -> None:
         notebook = self.parent
-        if not notebook.unreadable and not notebook.failed:
-            notebook.run_through(len(notebook.cells))
-        if notebook.kernel is not None:
-            self.user_properties.append((SECONDS, notebook.seconds))
+        try:
+            if not notebook.unreadable and not notebook.failed:
+                notebook.run_through(len(notebook.cells))
+                notebook.run_answers()
+        finally:
+            if notebook.kernel is not None:
+                self.user_properties.append((SECONDS, notebook.kernel.processor_seconds()))
         if findings := notebook.findings():
             raise NotebookFailure("\n".join(findings))
         if notebook.failed:

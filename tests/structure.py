@@ -26,14 +26,25 @@ from urllib.parse import unquote
 from nbformat import NotebookNode
 
 from tests.catalogue import BADGE_IMAGE, BUDGET_HEADER, badge, shelf_of
-from tests.definitions import parse
-from tests.notebooks import ROOT, NotebookError, code_cells, code_digest, notebooks, read
+from tests.notebooks import (
+    ROOT,
+    SIZE_LIMIT,
+    NotebookError,
+    code_cells,
+    first_part,
+    is_current,
+    name_of,
+    notebooks,
+    parse,
+    read,
+)
 
-SIZE_LIMIT = 1_000_000  # bytes
 LONGEST_CELL = 30  # lines
 LONGEST_DEFINITION = 40  # lines of a cell that only defines functions and classes
 MEDIAN_CELL = 10  # lines: the median stays below
 CODE_RUN = 3  # code cells in a row without prose: one fewer is allowed
+MOST_CELLS = 80  # of a notebook; the aim is 70
+MOST_WORDS = 3_500  # of its prose; the aim is 3,000
 WORDS_PER_LINE = 3  # words of prose for each line of code
 SECTION_WORDS = 10  # words before the first code of a section
 TITLE_WORDS = 15  # words of the title cell's paragraph
@@ -83,6 +94,7 @@ HUB_CALLS = {  # function -> where its hub id stands: place and keyword
     "snapshot_download": (0, "repo_id"),
     "pipeline": (1, "model"),
 }
+FIRST_FORM = set((ROOT / "tests" / "first_form.txt").read_text(encoding="utf-8").splitlines())
 HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
 LOCAL_BUILDERS = {"imagefolder", "videofolder", "audiofolder", "csv", "json", "parquet", "arrow", "text", "webdataset"}
 
@@ -267,10 +279,10 @@ def in_code(notebook: NotebookNode, pattern: str, advice: str) -> Iterator[str]:
 
 @rule
 def size(notebook: NotebookNode, path: Path) -> Iterator[str]:
-    """A notebook has at most 1 MB."""
+    """A notebook is not too large to be shown."""
     found = path.stat().st_size
     if found > SIZE_LIMIT:
-        yield f"{found / 1e6:.2f} MB on disk, more than {SIZE_LIMIT / 1e6:.0f} MB: store fewer or smaller figures"
+        yield f"{found / 1e6:.2f} MB on disk, more than {SIZE_LIMIT / 1e6:.1f} MB: store fewer or smaller figures"
 
 
 @rule
@@ -299,16 +311,30 @@ def kernelspec(notebook: NotebookNode, path: Path) -> Iterator[str]:
 def shelf_metadata(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """The metadata `shelf` holds what the catalogue needs: order, learn, data, result."""
     try:
-        result = shelf_of(notebook, "metadata")["result"]
-        names = [name for _, name, _, _ in string.Formatter().parse(result) if name is not None]
+        shelf = shelf_of(notebook, "metadata")
     except NotebookError as error:
         yield str(error)
-    except ValueError as error:
-        yield f"metadata: shelf.result is not a format string: {error}"
-    else:
+        return
+    for key in ("result", "first_result"):
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(shelf.get(key, "")) if name is not None]
+        except ValueError as error:
+            yield f"metadata: shelf.{key} is not a format string: {error}"
+            continue
         for name in names:
             if not name.isidentifier():
-                yield f"metadata: shelf.result: {{{name}}} cannot be the name of a result"
+                yield f"metadata: shelf.{key}: {{{name}}} cannot be the name of a result"
+
+
+@rule
+def download_named(notebook: NotebookNode, path: Path) -> Iterator[str]:
+    """Whoever downloads something says how much: the measurement does not know it where it was at hand before."""
+    if "download" in notebook.metadata.get("shelf", {}):
+        return
+    for number, call, name in calls(notebook):
+        if is_constant(keyword(call, "download"), True) or name.rpartition(".")[2] in HUB_CALLS.keys() - {"pipeline"}:
+            yield f'cell {number}: {name}(...) downloads: say how much in the metadata (shelf.download: "30 MB")'
+            return
 
 
 # --- the anatomy
@@ -322,7 +348,7 @@ def title_cell(notebook: NotebookNode, path: Path) -> Iterator[str]:
     for number, cell in cells(notebook, "markdown"):
         if len(re.findall(r"^# ", without_code(cell.source), re.MULTILINE)) > (number == 1):
             yield f"cell {number}: a second `# Title`: sections are `## `"
-    if badge(f"{path.parent.name}/{path.name}") not in source:
+    if badge(name_of(path)) not in source:
         yield "cell 1: no Colab badge of this very file: run python -m tests.catalogue"
     paragraph = " ".join(line for line in source.splitlines() if not re.match(r"#|\||\[!\[", line))
     if len(paragraph.split()) < TITLE_WORDS:
@@ -373,23 +399,68 @@ def is_plain(value: object) -> bool:
 
 @rule
 def results_cell(notebook: NotebookNode, path: Path) -> Iterator[str]:
-    """One code cell tagged `results`, after the parameters: binds the flat dict `results` and shows it."""
-    found = places(notebook, "results")
-    if len(found) != 1 or notebook.cells[found[0] - 1].cell_type != "code":
-        yield f"{len(found)} cells tagged `results`: there must be one, of code"
+    """One code cell tagged `results`, after the parameters: binds the flat dict `results` and shows it.
+
+    Where a cell is tagged `hub` there are two: one before it, for the first part alone, and one that adds the rest.
+    """
+    found, hub = places(notebook, "results"), places(notebook, "hub")[:1]
+    if len(found) != 1 + len(hub) or any(notebook.cells[number - 1].cell_type != "code" for number in found):
+        wanted = "two, of code, one before the cell tagged `hub` and one after it" if hub else "one, of code"
+        yield f"{len(found)} cells tagged `results`: there must be {wanted}"
         return
-    number = found[0]
-    if any(place > number for place in places(notebook, "parameters")):
-        yield f"cell {number}: the results stand before the parameters"
-    names = [node for place, node in nodes(notebook, ast.Name) if place == number and node.id == "results"]
-    if not any(isinstance(node.ctx, ast.Store) for node in names):
-        yield f"cell {number}: is tagged `results` but does not bind `results`"
-    elif not any(isinstance(node.ctx, ast.Load) for node in names):
-        yield f"cell {number}: show `results` after binding it"
-    for place, node in nodes(notebook, ast.Assign):
-        if place == number and ast.unparse(node.targets[0]) == "results" and isinstance(node.value, ast.Dict):
+    if hub and not found[0] < hub[0] < found[1]:
+        yield f"cell {hub[0]}: one cell tagged `results` must stand before this `hub`, the other behind it"
+    if any(place > found[0] for place in places(notebook, "parameters")):
+        yield f"cell {found[0]}: the results stand before the parameters"
+    for number in found:
+        names = [node for place, node in nodes(notebook, ast.Name) if place == number and node.id == "results"]
+        if not any(isinstance(node.ctx, ast.Store) for node in names):
+            yield f"cell {number}: is tagged `results` but does not bind `results`"
+        elif not any(isinstance(node.ctx, ast.Load) for node in names):
+            yield f"cell {number}: show `results` after binding it"
+    for place, node in (*nodes(notebook, ast.Assign), *nodes(notebook, ast.AugAssign)):
+        target = node.target if isinstance(node, ast.AugAssign) else node.targets[0]
+        if place in found and ast.unparse(target) == "results" and isinstance(node.value, ast.Dict):
             if any(isinstance(value, (ast.Dict, ast.List, ast.Tuple)) for value in node.value.values):
-                yield f"cell {number}: `results` must be flat: one number for each name"
+                yield f"cell {place}: `results` must be flat: one number for each name"
+
+
+@rule
+def hub_cell(notebook: NotebookNode, path: Path) -> Iterator[str]:
+    """At most one code cell is tagged `hub`: the first that needs a hub, where the first part ends.
+
+    The metadata say what the first part finds, and how much the second downloads, which no run of the first can know.
+    """
+    found = places(notebook, "hub")
+    if len(found) > 1:
+        yield f"cells {', '.join(map(str, found))}: tag `hub` only the first cell that needs weights or data from a hub"
+    for number in found:
+        if notebook.cells[number - 1].cell_type != "code":
+            yield f"cell {number}: the tag `hub` belongs to the code that needs the hub"
+    for key, meaning in (("first_result", "what the first part finds, a format string over its `results`"),
+                         ("download", "how much the whole notebook downloads")):
+        if found and key not in notebook.metadata.get("shelf", {}):
+            yield f"metadata: no shelf.{key}: {meaning}"
+
+
+@rule
+def second_form(notebook: NotebookNode, path: Path) -> Iterator[str]:
+    """What the second form asks for, of all notebooks but those that tests/first_form.txt still names."""
+    if name_of(path) not in FIRST_FORM:
+        yield from short_of_second_form(notebook)
+
+
+def short_of_second_form(notebook: NotebookNode) -> Iterator[str]:
+    """What a notebook lacks: it is short, and one of its exercises is answered in code (which the tests run)."""
+    words = sum(len(cell.source.split()) for _, cell in cells(notebook, "markdown"))
+    if len(notebook.cells) > MOST_CELLS:
+        yield f"{len(notebook.cells)} cells, more than {MOST_CELLS}: link to what other notebooks teach, or make it two"
+    if words > MOST_WORDS:
+        yield f"{words} words of prose, more than {MOST_WORDS}: cut it, or make it two notebooks"
+    prose = "\n\n".join(cell.source for _, cell in cells(notebook, "markdown"))
+    answers = re.findall(r"<details>(.*?)</details>", prose.partition("## Exercises")[2], re.DOTALL)
+    if not any(re.search(r"^```python$", answer, re.MULTILINE) for answer in answers):
+        yield "Exercises: answer one in code: a ```python block inside its <details>, which ends in an assert or prints"
 
 
 @rule
@@ -736,9 +807,14 @@ def no_errors(notebook: NotebookNode, path: Path) -> Iterator[str]:
 
 @rule
 def one_run(notebook: NotebookNode, path: Path) -> Iterator[str]:
-    """Outputs are of one complete run in order, or there are none at all."""
+    """Outputs are of one run in order, of the whole notebook or of its first part, or there are none at all."""
     counts = [cell.execution_count for cell in code_cells(notebook)]
-    if (any(counts) or has_outputs(notebook)) and counts != list(range(1, len(counts) + 1)):
+    if not any(counts) and not has_outputs(notebook):
+        return
+    part = first_part(notebook)
+    ends = {len(counts), len(code_cells(part)) if part else len(counts)}
+    complete = any(counts == [*range(1, end + 1)] + [None] * (len(counts) - end) for end in ends)
+    if not complete or any(cell.outputs and not cell.execution_count for cell in code_cells(notebook)):
         yield "outputs are not of one run in order: run python -m tests.measure, or clear them all"
 
 
@@ -746,10 +822,14 @@ def one_run(notebook: NotebookNode, path: Path) -> Iterator[str]:
 def measured_outputs(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """Outputs come with the record of the run that made them, and a record that is valid comes with its outputs."""
     measured = notebook.metadata.get("shelf", {}).get("measured", {})
-    valid = any(entry.get("code") == code_digest(notebook) for entry in measured.values())
-    if has_outputs(notebook) and not valid:
+    current = [entry for entry in measured.values() if is_current(entry, notebook)]
+    whole = any(not entry.get("first_part") for entry in current)
+    part = first_part(notebook)
+    rest = code_cells(notebook)[len(code_cells(part)):] if part else code_cells(notebook)
+    ran = any(cell.outputs for cell in rest)  # more than the first part
+    if (has_outputs(notebook) and not current) or (ran and not whole):
         yield "the outputs are not of this code: run python -m tests.measure, or clear them all"
-    elif valid and not has_outputs(notebook):
+    elif (current and not has_outputs(notebook)) or (whole and not ran):
         yield "measured, but without the outputs of that run: run python -m tests.measure"
 
 
@@ -773,7 +853,7 @@ def unique_titles(shelf: dict[Path, NotebookNode]) -> Iterator[tuple[Path, str]]
         title = notebook.cells[0].source.partition("\n")[0] if notebook.cells else ""
         other = first.setdefault(title, path)
         if other != path:
-            yield path, f"has the title of {other.parent.name}/{other.name}: {title}"
+            yield path, f"has the title of {name_of(other)}: {title}"
 
 
 @shelf_rule
@@ -799,7 +879,7 @@ def main() -> int:
     found = check_all(parser.parse_args().notebook or notebooks())
     for path, findings in found.items():
         for finding in findings:
-            print(f"{path.parent.name}/{path.name}: {finding}")
+            print(f"{name_of(path)}: {finding}")
     return int(any(found.values()))
 
 

@@ -9,7 +9,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tests import catalogue
-from tests.notebooks import ROOT, SLUG, code_digest, read, write
+from tests.notebooks import ROOT, SLUG, NotebookError, code_digest, first_part, read, write
 
 COLAB = f"https://colab.research.google.com/github/{SLUG}/blob/main"
 
@@ -69,26 +69,44 @@ def replace(path: Path, old: str, new: str) -> None:
 
 
 def test_readme_of_a_chapter(root):
-    table = f"""{catalogue.BEGIN}
-| notebook |  | what you learn | data and licence | budget | result |
-|---|---|---|---|---|---|
-| [Zebra \\| horse](Zebra.ipynb) | [![Open in Colab]({catalogue.BADGE_IMAGE})]({COLAB}/Chapter01/Zebra.ipynb) \
-| to learn | none | download: nothing<br>CPU: 0.3 min<br>GPU: not measured yet | accuracy 97.1% |
-| [Ant](Ant.ipynb) | [![Open in Colab]({catalogue.BADGE_IMAGE})]({COLAB}/Chapter01/Ant.ipynb) \
-| to learn | none | download: not measured yet<br>CPU: not measured yet<br>GPU: not measured yet | not measured yet |
+    items = f"""{catalogue.BEGIN}
+1. **[Zebra | horse](Zebra.ipynb)** [![Open in Colab]({catalogue.BADGE_IMAGE})]({COLAB}/Chapter01/Zebra.ipynb)<br>
+   to learn<br>
+   *Data:* none · *download:* nothing · *CPU:* 0.3 min · *GPU:* –<br>
+   *Result:* accuracy 97.1%
+1. **[Ant](Ant.ipynb)** [![Open in Colab]({catalogue.BADGE_IMAGE})]({COLAB}/Chapter01/Ant.ipynb)<br>
+   to learn<br>
+   *Data:* none · *download:* – · *CPU:* – · *GPU:* –<br>
+   *Result:* –
 {catalogue.END}"""
     text = (root / "Chapter01" / "README.md").read_text(encoding="utf-8")
-    assert text == readme("Chapter 1: First").replace(f"{catalogue.BEGIN}\n{catalogue.END}", table)
+    assert text == readme("Chapter 1: First").replace(f"{catalogue.BEGIN}\n{catalogue.END}", items)
 
 
 def test_readme_of_the_root_has_a_section_for_each_chapter(root):
+    badge = f"[![Open in Colab]({catalogue.BADGE_IMAGE})]({COLAB}/Chapter0"
+    items = f"""{catalogue.BEGIN}
+Straight to a chapter: [1](Chapter01/README.md) · [2](Chapter02/README.md). \
+Still to come: {", ".join(map(str, range(3, 19)))}.
+
+### [Chapter 1: First](Chapter01/README.md)
+
+- **[Zebra | horse](Chapter01/Zebra.ipynb)** {badge}1/Zebra.ipynb) CPU&nbsp;0.3&nbsp;min<br>
+  to learn
+- **[Ant](Chapter01/Ant.ipynb)** {badge}1/Ant.ipynb) –<br>
+  to learn
+
+### [Chapter 2: Second](Chapter02/README.md)
+
+- **[Bee](Chapter02/Bee.ipynb)** {badge}2/Bee.ipynb) –<br>
+  to learn
+{catalogue.END}"""
     text = (root / "README.md").read_text(encoding="utf-8")
-    lines = [line.partition(" | [!")[0] for line in text.splitlines() if line.startswith(("###", "| ["))]
-    assert lines == ["### [Chapter 1: First](Chapter01/README.md)", "| [Zebra \\| horse](Chapter01/Zebra.ipynb)",
-                     "| [Ant](Chapter01/Ant.ipynb)", "### [Chapter 2: Second](Chapter02/README.md)",
-                     "| [Bee](Chapter02/Bee.ipynb)"]
-    assert text.startswith("# Shelf\n\nBy hand | above.\n")
-    assert text.endswith("\n\nBy hand below.\n")
+    assert text == readme("Shelf").replace(f"{catalogue.BEGIN}\n{catalogue.END}", items)
+
+
+def test_nothing_is_said_to_come_when_all_chapters_are_there():
+    assert catalogue._overview(range(1, 19)).endswith("· [18](Chapter18/README.md)")
 
 
 def test_title_cell(root):
@@ -98,9 +116,17 @@ def test_title_cell(root):
 
 A question.
 
-| data and licence | download | CPU | GPU | result |
+| data and license | download | CPU | GPU | result |
 |---|---|---|---|---|
-| none | nothing | 0.3 min | not measured yet | accuracy 97.1% |"""
+| none | nothing | 0.3 min | – | accuracy 97.1% |"""
+
+
+def test_older_form_of_the_budget_table_is_replaced(root):
+    path = root / "Chapter01" / "Zebra.ipynb"
+    wanted = read(path).cells[0].source
+    replace(path, "| data and license |", "| data and licence |")
+    assert catalogue.main([], root) == 0
+    assert read(path).cells[0].source == wanted
 
 
 def test_second_run_writes_nothing(root, capsys):
@@ -134,7 +160,7 @@ def test_note_and_other_parameters_are_said():
     found = catalogue.budget(notebook("A", 1, note="on 2,002 of 23,410 photos", measured=measured), "A")
     assert found.cpu == "0.3 min with EPOCHS = 3, MODEL = 'small'"
     assert found.result == "accuracy 97.1% with EPOCHS = 3, MODEL = 'small' (on 2,002 of 23,410 photos)"
-    assert found.gpu == "not measured yet"
+    assert found.gpu == "–"
 
 
 def test_result_is_of_the_last_run_with_the_notebooks_own_parameters():
@@ -152,8 +178,53 @@ def test_edited_code_is_not_measured_and_prose_does_not_matter(root):
     change(path, lambda found: found.cells.append(new_code_cell("y = 2")))
     assert stale(root) == ["Chapter01/Zebra.ipynb", "Chapter01/README.md", "README.md"]
     catalogue.main([], root)
-    assert read(path).cells[0].source.endswith("| none | not measured yet | not measured yet | not measured yet "
-                                               "| not measured yet |")
+    assert read(path).cells[0].source.endswith("| none | – | – | – | – |")
+
+
+def in_two_parts(**shelf) -> NotebookNode:
+    """A notebook whose second code cell needs a hub, with a result for its first part."""
+    made = notebook("A", 1, first_result="first {accuracy:.0%}", **shelf)
+    made.cells.append(new_code_cell("y = 2", metadata={"tags": ["hub"]}))
+    return made
+
+
+def part_run(**changes) -> dict:
+    """A measurement of the first part of that notebook."""
+    return run(first_part=True, code=code_digest(first_part(in_two_parts())), **changes)
+
+
+def test_first_part_is_said_to_be_no_more():
+    found = catalogue.budget(in_two_parts(measured={"cpu": part_run()}), "A")
+    assert found == catalogue.Budget(download="first part: nothing", cpu="first part: 0.3 min", gpu="–",
+                                     result="first part measured: first 97%")
+    assert catalogue.budget(in_two_parts(measured={"cpu": part_run()}, download="4.5 GB"), "A").download == "4.5 GB"
+
+
+def test_first_part_is_bound_to_its_own_code():
+    made = in_two_parts(measured={"cpu": part_run()})
+    made.cells[-1].source = "y = 3"
+    assert catalogue.budget(made, "A").cpu == "first part: 0.3 min"
+    made.cells.insert(1, new_code_cell("z = 0"))
+    assert catalogue.budget(made, "A") == catalogue.Budget("–", "–", "–", "–")
+
+
+def test_first_part_ends_with_its_tag():
+    made = in_two_parts(measured={"cpu": part_run()})
+    made.cells[-1].metadata.tags = []
+    assert catalogue.budget(made, "A").cpu == "–"
+
+
+def test_whole_run_goes_before_a_first_part():
+    whole = run(code=code_digest(in_two_parts()), date="2026-01-01", downloaded_mb=30.0, parameters={"X": 1})
+    found = catalogue.budget(in_two_parts(measured={"cpu": part_run(downloaded_mb=99.0), "gpu": whole}), "A")
+    assert found == catalogue.Budget("30 MB", "first part: 0.3 min", "0.3 min with X = 1", "accuracy 97.1% with X = 1")
+
+
+def test_first_part_without_its_result_is_named():
+    made = in_two_parts(measured={"cpu": part_run()})
+    del made.metadata.shelf["first_result"]
+    with pytest.raises(NotebookError, match="A: only the first part is measured: say with shelf.first_result"):
+        catalogue.budget(made, "A")
 
 
 # ---- what is found stale
@@ -170,20 +241,21 @@ def set_title(found: NotebookNode) -> None:
 @pytest.mark.parametrize(("function", "files"), [
     (lambda root: change(root / "Chapter01" / "Zebra.ipynb", set_title), ["README.md", "Chapter01/README.md"]),
     (lambda root: change(root / "Chapter01" / "Zebra.ipynb", set_results),
-     ["README.md", "Chapter01/Zebra.ipynb", "Chapter01/README.md"]),
+     ["Chapter01/Zebra.ipynb", "Chapter01/README.md"]),
     (lambda root: (root / "Chapter01" / "Ant.ipynb").unlink(), ["README.md", "Chapter01/README.md"]),
     (lambda root: (root / "Chapter02" / "Bee.ipynb").unlink(), ["README.md", "Chapter02/README.md"]),
     (lambda root: nbformat.write(notebook("New", 3), root / "Chapter01" / "New.ipynb"),
      ["README.md", "Chapter01/New.ipynb", "Chapter01/README.md"]),
-    (lambda root: replace(root / "README.md", "0.3 min", "0.2 min"), ["README.md"]),
+    (lambda root: replace(root / "README.md", "0.3&nbsp;min", "0.2&nbsp;min"), ["README.md"]),
     (lambda root: replace(root / "Chapter01" / "README.md", "97.1%", "99.1%"), ["Chapter01/README.md"]),
     (lambda root: replace(root / "Chapter02" / "README.md", "Chapter 2: Second", "Chapter 2: Two"), ["README.md"]),
+    (lambda root: replace(root / "README.md", "Still to come: 3, ", "Still to come: "), ["README.md"]),
     (lambda root: replace(root / "Chapter01" / "Ant.ipynb", "main/Chapter01/Ant", "main/Chapter01/Zebra"),
      ["Chapter01/Ant.ipynb"]),
     (lambda root: replace(root / "Chapter01" / "Ant.ipynb", SLUG, "somebody/else"), ["Chapter01/Ant.ipynb"]),
     (lambda root: replace(root / "Chapter01" / "Zebra.ipynb", "| nothing |", "| 3 MB |"), ["Chapter01/Zebra.ipynb"]),
-], ids=["title", "results", "deleted", "last one deleted", "new", "row of README", "row of chapter", "chapter's title",
-        "badge of another notebook", "badge of another repository", "budget"])
+], ids=["title", "results", "deleted", "last one deleted", "new", "item of README", "item of chapter",
+        "chapter's title", "to come", "badge of another notebook", "badge of another repository", "budget"])
 def test_stale_is_found_listed_and_mended(root, capsys, function, files):
     function(root)
     before = {path: path.read_bytes() for path in root.rglob("*.*")}
@@ -224,7 +296,7 @@ def test_check_shows_the_lines(root, capsys):
         "stray", "dead link", "link elsewhere", "dead link in a notebook"])
 def test_fault_in_the_tree_is_named_and_nothing_is_written(root, capsys, function, message):
     function(root)
-    replace(root / "Chapter02" / "README.md", "not measured yet", "stale")
+    replace(root / "Chapter02" / "README.md", "to learn", "stale")
     before = {path: path.read_bytes() for path in root.rglob("*.*")}
     assert catalogue.main([], root) == 1
     assert message in capsys.readouterr().err
@@ -268,6 +340,14 @@ def test_every_fault_is_listed_at_once(root, capsys):
 
 
 # ---- this repository
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("**/README.md")), ids=lambda path: path.parent.name)
+def test_badges_have_room(path):
+    """GitHub lets a picture in a table shrink to nothing; in a list it has its full width, on a phone too."""
+    rows = [line for line in path.read_text(encoding="utf-8").splitlines()
+            if line.lstrip().startswith("|") and catalogue.BADGE_IMAGE in line]
+    assert not rows
 
 
 def test_nothing_in_this_repository_is_stale():

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tests import measure
-from tests.notebooks import ROOT, code_cells, code_digest, read
+from tests.notebooks import ROOT, NotebookError, code_cells, code_digest, first_part, is_current, read
 
 RESULTS = "results = {'loss': 1.5}"
 
@@ -56,7 +57,7 @@ CODE = [
     "for step in tqdm(range(3)):\n    time.sleep(0.01)\nfor step in tqdm(iter([1, 2])):\n    time.sleep(0.01)",
     "print('first\\rsecond\\rthird', file=sys.stderr)\nwarnings.warn('careful')",
     "Path('model.bin').write_bytes(b'weights')\n"
-    "print(Path.cwd() / 'model.bin', np.__file__, Path.home() / 'data')\n"
+    "print(Path.cwd() / 'model.bin', np.__file__, Path.home() / 'data', sep='\\n')\n"
     "Path.cwd()",
     "Path(os.environ['TORCH_HOME'], 'weights.bin').write_bytes(bytes(2_000_000));",
     "import subprocess\n"  # 320 MB in another process
@@ -70,13 +71,16 @@ CODE = [
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> SimpleNamespace:
     """A notebook after a run with `--set STEPS=7 --set SEEDS=[3] --set RATE=0.5`; its path, the exit status."""
-    folder = tmp_path_factory.mktemp("measured")
-    (folder / "torch").mkdir()
+    folder = tmp_path_factory.mktemp("größer 日本 measured")
+    for name in ("torch", "tmp ü (1)"):
+        (folder / name).mkdir()
     path = make(folder, *CODE)
     (path.parent / "picture.txt").write_text("a file beside the notebook")
     before = code_digest(read(path))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_HOME", str(folder / "torch"))
+        patch.setattr(tempfile, "tempdir", str(folder / "tmp ü (1)"))  # of the tool
+        patch.setenv("TMPDIR", str(folder / "tmp ü (1)"))  # of its kernel
         for name in [name for name in os.environ if name.startswith("MCVP_")]:
             patch.delenv(name)
         status = measure.main(["--set", "STEPS=7", "--set", "SEEDS=[3]", "--set", "RATE=0.5", str(path)])
@@ -98,7 +102,7 @@ def test_measurement_is_recorded(measured):
     entry = measured.notebook.metadata.shelf.measured.cpu
     assert entry.results == {"loss": 3.5, "steps": 7}
     assert entry.code == code_digest(measured.notebook)
-    assert 1 < entry.seconds < 30
+    assert 1 < entry.seconds < 300
     assert 320 < entry.host_peak_mb < 1000
     assert entry.device_peak_mb is None
     assert entry.downloaded_mb == 2.0
@@ -136,7 +140,7 @@ def test_overwritten_text_and_paths_are_shortened(measured):
     assert output_text(code_cells(measured.notebook)[5]) == (
         "third\n<cell>:2: UserWarning: careful\n  warnings.warn('careful')\n")
     printed, shown = code_cells(measured.notebook)[6].outputs
-    model, package, home = printed.text.replace("\\", "/").split()
+    model, package, home = printed.text.replace("\\", "/").splitlines()
     assert (model, package, home) == ("./model.bin", "site-packages/numpy/__init__.py", "~/data")
     assert shown.data["text/plain"].endswith("Path('.')")
     assert str(Path.home()) not in measured.path.read_text(encoding="utf-8")
@@ -150,7 +154,7 @@ def test_metadata_are_normal(measured):
 
 def test_nothing_lands_beside_the_notebook(measured):
     assert sorted(path.name for path in measured.path.parent.iterdir()) == ["Tiny.ipynb", "picture.txt"]
-    assert sorted(path.name for path in measured.folder.iterdir()) == ["Chapter01", "torch"]
+    assert sorted(path.name for path in measured.folder.iterdir()) == ["Chapter01", "tmp ü (1)", "torch"]
 
 
 # ---- runs that go wrong
@@ -161,7 +165,7 @@ def test_nothing_lands_beside_the_notebook(measured):
     (["import os\nos._exit(1)", RESULTS], "code cell 1 (import os): the kernel died here"),
     (["x = 1"], "no results: the notebook must bind `results`"),
     (["results = {'loss': float('nan')}"], "results['loss'] is nan, not a finite number"),
-    (["x = 1", "print('x' * 1_100_000)", RESULTS], "over the limit of 1; largest: code cell 2"),
+    (["x = 1", "print('x' * 1_600_000)", RESULTS], "over the limit of 1.5; largest: code cell 2"),
 ], ids=["exception", "dead kernel", "no results", "nan", "too large"])
 def test_failed_run_leaves_the_notebook_as_it_was(tmp_path, capsys, code, message):
     path = make(tmp_path, *code)
@@ -169,8 +173,18 @@ def test_failed_run_leaves_the_notebook_as_it_was(tmp_path, capsys, code, messag
     assert measure.main([str(path)]) == 1
     assert path.read_bytes() == before
     error = capsys.readouterr().err
-    assert f"Chapter01/Tiny.ipynb: {message}" in error.replace("1.1 MB with its outputs, ", "")
+    assert f"Chapter01/Tiny.ipynb: {message}" in error.replace("1.6 MB with its outputs, ", "")
     assert "Traceback" not in error
+
+
+def test_run_that_is_too_large_is_kept(tmp_path, capsys):
+    path = make(tmp_path, "print('x' * 1_600_000)", RESULTS)
+    assert measure.main([str(path)]) == 1
+    assert "largest: code cell 1 (print('x' * 1_600_000)) 1.6 MB" in (error := capsys.readouterr().err)
+    assert "The run is kept in executed/Chapter01/Tiny.ipynb." in error
+    run = read(tmp_path / "executed" / "Chapter01" / "Tiny.ipynb")
+    assert len(code_cells(run)[0].outputs[0].text) > 1_600_000
+    assert run.metadata.shelf.measured.cpu.results == {"loss": 1.5}
 
 
 def test_time_limit(tmp_path, capsys):
@@ -187,6 +201,133 @@ def test_edit_during_the_run_is_kept(tmp_path, capsys):
     assert measure.main([str(path)]) == 1
     assert path.read_text() == "mine"
     assert "was changed while its notebook ran" in capsys.readouterr().err
+    assert read(tmp_path / "executed" / "Chapter01" / "Tiny.ipynb").metadata.shelf.measured.cpu.results == {"loss": 1.5}
+
+
+# ---- the first part
+
+
+def in_two_parts(folder: Path, **changes) -> Path:
+    """A notebook whose second part asks a hub, here in vain; it has old outputs there."""
+    old = [new_output("stream", text="old")]
+    cells = [new_code_cell("results = {'loss': 1.5}\nresults", metadata={"tags": ["results"]}),
+             new_code_cell("1 / 0  # no hub here", metadata={"tags": ["hub"]}, outputs=old, execution_count=3),
+             new_code_cell("results |= {'more': 2}\nresults", metadata={"tags": ["results"]}, outputs=old)]
+    return make(folder, "import math", *cells, first_result="loss {loss:.1f}", download="1 GB", **changes)
+
+
+def test_first_part_is_run_and_stored(tmp_path):
+    path = in_two_parts(tmp_path)
+    assert measure.main(["--first-part", str(path)]) == 0
+    notebook = read(path)
+    entry = notebook.metadata.shelf.measured.cpu
+    assert [cell.execution_count for cell in code_cells(notebook)] == [1, 2, None, None]
+    assert [bool(cell.outputs) for cell in code_cells(notebook)] == [False, True, False, False]
+    assert (entry.results, entry.first_part) == ({"loss": 1.5}, True)
+    assert entry.code == code_digest(first_part(notebook)) != code_digest(notebook)
+    assert notebook.cells[0].source.endswith(
+        "| none | 1 GB | first part: < 0.1 min | – | first part measured: loss 1.5 |")
+
+
+def test_whole_run_takes_the_place_of_the_first_part(tmp_path, capsys):
+    path = in_two_parts(tmp_path)
+    notebook = read(path)
+    notebook.cells[3].source = "x = 1"
+    part = first_part(notebook)
+    notebook.metadata.shelf.measured = {"cpu": {**ENTRY, "code": code_digest(part), "first_part": True}}
+    nbformat.write(notebook, path)
+    assert measure.main([str(path)]) == 0
+    entry = read(path).metadata.shelf.measured.cpu
+    assert (entry.results, "first_part" in entry) == ({"loss": 1.5, "more": 2}, False)
+    before = path.read_bytes()
+    assert measure.main(["--first-part", str(path)]) == 1
+    assert "Chapter01/Tiny.ipynb: is measured whole" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_no_first_part_without_its_tag(tmp_path, capsys):
+    assert measure.main(["--first-part", str(make(tmp_path, RESULTS))]) == 1
+    assert "Chapter01/Tiny.ipynb: no cell is tagged `hub`" in capsys.readouterr().err
+
+
+# ---- whatever is missing
+
+ENTRY = {"seconds": 1.0, "downloaded_mb": 0.0, "parameters": {}, "date": "2026-01-01", "results": {"loss": 1.0}}
+
+
+def record(path: Path, part: bool = False, **changes) -> Path:
+    """Give the notebook the record of a run by its present code, of the first part or of the whole."""
+    notebook = read(path)
+    code = code_digest(first_part(notebook) if part else notebook)
+    entry = {**ENTRY, "code": code, **({"first_part": True} if part else {}), **changes}
+    assert is_current(entry, notebook) is ("code" not in changes)
+    notebook.metadata.shelf.measured = {"gpu": entry}
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch) -> dict[str, Path]:
+    """Name -> path of notebooks measured in every degree; they are the shelf. Running one is only noted."""
+    paths = {
+        "whole": record(make(tmp_path, RESULTS, name="Whole")),
+        "whole with hub": record(in_two_parts(tmp_path, name="WholeHub")),
+        "never": make(tmp_path, RESULTS, name="Never"),
+        "never, with hub": in_two_parts(tmp_path, name="NeverHub"),
+        "first part": record(in_two_parts(tmp_path, name="First"), part=True),
+        "other code": record(make(tmp_path, RESULTS, name="Edited"), code="0" * 12),
+        "other parameters": record(make(tmp_path, RESULTS, name="Short"), parameters={"EPOCHS": 1}),
+        "broken": tmp_path / "Chapter01" / "Broken.ipynb",
+    }
+    paths["broken"].write_text("{")
+    monkeypatch.setattr(measure, "notebooks", lambda: list(paths.values()))
+    return paths
+
+
+@pytest.mark.parametrize(("first", "wanted"), [
+    (False, {"never", "never, with hub", "first part", "other code", "other parameters", "broken"}),
+    (True, {"never, with hub", "broken"}),
+])
+def test_what_is_missing(shelf, first, wanted):
+    assert {name for name, path in shelf.items() if measure.is_missing(path, first)} == wanted
+
+
+def test_missing_goes_on_after_a_failure_and_ends_with_a_table(shelf, monkeypatch, capsys):
+    def run(path, values, timeout, first):
+        if path == shelf["never"]:
+            raise NotebookError("Chapter01/Never.ipynb: code cell 3 (x / 0): ZeroDivisionError\n      more of it")
+        if path == shelf["other parameters"]:
+            raise KeyboardInterrupt
+        read(path)
+        return "1.5 s, 400 MB, some CPU: loss 1.5\n      more of it"
+
+    monkeypatch.setattr(measure, "measure", run)
+    assert measure.main(["--missing"]) == 130
+    captured = capsys.readouterr()
+    assert captured.out.partition("\n\n")[2] == """\
+Chapter01/Never.ipynb     FAILED: code cell 3 (x / 0): ZeroDivisionError
+Chapter01/NeverHub.ipynb  done: 1.5 s, 400 MB, some CPU: loss 1.5
+Chapter01/First.ipynb     done: 1.5 s, 400 MB, some CPU: loss 1.5
+Chapter01/Edited.ipynb    done: 1.5 s, 400 MB, some CPU: loss 1.5
+Chapter01/Short.ipynb     interrupted
+Chapter01/Broken.ipynb    not begun
+3 of 6 done
+"""
+    assert "[6/6]" not in captured.out and "[5/6]" in captured.out
+
+
+def test_missing_of_the_named_notebooks_only(shelf, monkeypatch):
+    seen = []
+    monkeypatch.setattr(measure, "measure", lambda path, *_: seen.append(path) or "done")
+    assert measure.main(["--missing", str(shelf["whole"]), str(shelf["first part"])]) == 0
+    assert seen == [shelf["first part"]]
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["--first-part"], ["--clear", "--missing"], ["--clear", "--first-part", "x"], ["--clear", "--set", "A=1", "x"]])
+def test_options_that_do_not_go_together(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        measure.main(arguments)
 
 
 @pytest.mark.parametrize(("results", "message"), [
@@ -240,13 +381,15 @@ def test_interrupted_run_leaves_the_notebook_and_no_process(tmp_path):
     other = make(tmp_path, RESULTS, name="Other")
     before = path.read_bytes(), other.read_bytes()
     command = [sys.executable, "-m", "tests.measure", str(path), str(other)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as tool:
+    # As from a script that runs pytest in the background, where Ctrl-C is ignored from the start.
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) as tool:
         started = wait_for(lambda: [process for process in psutil.Process(tool.pid).children(recursive=True)
                                     if "time.sleep" in " ".join(process.cmdline())])
         family = psutil.Process(tool.pid).children(recursive=True)
         time.sleep(0.5)
         tool.send_signal(signal.SIGINT)
-        error = tool.communicate(timeout=30)[1]
+        error = tool.communicate()[1]
     assert started and len(family) >= 2
     assert tool.returncode == 130
     assert error == "      Chapter01/Tiny.ipynb: interrupted\n      The notebook is as it was.\n"
@@ -258,7 +401,7 @@ def alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def wait_for(look, wanted: bool = True, seconds: float = 60):
+def wait_for(look, wanted: bool = True, seconds: float = 300):
     """What `look` returns as soon as its truth is `wanted`, or at the end of the time."""
     end = time.monotonic() + seconds
     while bool(found := look()) is not wanted and time.monotonic() < end:
@@ -303,7 +446,7 @@ def test_clear_takes_outputs_and_measurements_out(tmp_path):
     notebook = read(path)
     assert (notebook.cells[1].outputs, notebook.cells[1].execution_count) == ([], None)
     assert "measured" not in notebook.metadata.shelf
-    assert notebook.cells[0].source.endswith("| not measured yet |")
+    assert notebook.cells[0].source.endswith("| – |")
 
 
 def test_ids_do_not_depend_on_how_the_notebook_was_written():
@@ -335,6 +478,33 @@ def test_pictures_are_left_alone(tmp_path):
         "<img src='data:image/png;base64,iVBOR/root/QQ=='> ~/x.txt /root-beer '~'")
 
 
+def test_every_librarys_cache_is_watched(tmp_path, monkeypatch):
+    """Each of these folders gets a file, as from a library that downloads."""
+    settings = {"weights_dir": str(tmp_path / "weights"), "datasets_dir": "relative", "sync": False}
+    (tmp_path / "yolo" / "Ultralytics").mkdir(parents=True)
+    (tmp_path / "yolo" / "Ultralytics" / "settings.json").write_text(json.dumps(settings))
+    variables = {"TORCH_HOME": "torch", "HF_HUB_CACHE": "hub", "HF_DATASETS_CACHE": "sets",
+                 "SCIKIT_LEARN_DATA": "learn", "SKIMAGE_DATADIR": "image", "YOLO_CONFIG_DIR": "yolo"}
+    for variable, name in variables.items():
+        monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.setattr(measure.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache" / name))
+    before = measure.megabytes(measure.cache_folders())
+    files = ["torch/hub/x.pth", "hub/models--x/blobs/x", "sets/downloads/x", "learn/x.npz", "image/main/data/x.png",
+             "cache/pooch/x", "cache/scipy-data/x", "yolo/Ultralytics/Arial.ttf", "weights/yolo11n.pt"]
+    for number, name in enumerate(files, start=1):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(1_000_000))
+        assert measure.megabytes(measure.cache_folders()) - before == pytest.approx(number), name
+
+
+def test_cache_of_ultralytics_without_settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    assert measure._ultralytics_folders() == [tmp_path / "Ultralytics"]
+    (tmp_path / "Ultralytics").mkdir()
+    (tmp_path / "Ultralytics" / "settings.json").write_text("[broken")
+    assert measure._ultralytics_folders() == [tmp_path / "Ultralytics"]
+
+
 def test_download_that_an_earlier_run_recorded_stays(tmp_path):
     notebook = read(make(tmp_path, RESULTS, measured={"gpu": {"downloaded_mb": 30.0}}))
     run = measure.Run(seconds=1, host_peak_mb=1, downloaded_mb=0.0, results={}, threads=1, accelerator=None,
@@ -342,8 +512,9 @@ def test_download_that_an_earlier_run_recorded_stays(tmp_path):
     assert measure.measurement(notebook, run, {})[1]["downloaded_mb"] == 30.0
 
 
-@pytest.mark.parametrize(("peak", "slot"), [(5e6, "gpu"), (0, "cpu")])
-def test_accelerator_decides_the_slot_when_it_was_used(tmp_path, monkeypatch, peak, slot):
+@pytest.mark.parametrize(("peak", "slot", "device", "megabytes"), [
+    (5e6, "gpu", "Some GPU", 5), (0, "cpu", f"{measure.cpu_name()}, 2 threads", None)])
+def test_accelerator_decides_the_slot_when_it_was_used(tmp_path, monkeypatch, peak, slot, device, megabytes):
     """A stand-in for torch with a CUDA device, on which the notebook did or did not put anything."""
     torch = SimpleNamespace(
         get_num_threads=lambda: 2,
@@ -356,4 +527,4 @@ def test_accelerator_decides_the_slot_when_it_was_used(tmp_path, monkeypatch, pe
     run = measure.Run(seconds=1, host_peak_mb=1, downloaded_mb=0, **json.loads(measure._kernel_report()))
     found, entry = measure.measurement(read(make(tmp_path, RESULTS)), run, {})
     assert found == slot
-    assert (entry["device"], entry["device_peak_mb"]) == ("Some GPU", 5) or slot == "cpu"
+    assert (entry["device"], entry["device_peak_mb"]) == (device, megabytes)

@@ -1,10 +1,12 @@
 """What the tools know of a notebook: its digest changes with its code, and with nothing else."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tests.notebooks import bare_code, code_digest
+from tests.notebooks import ROOT, bare_code, code_digest, name_of, notebooks
 
 
 def digest(*sources: str) -> str:
@@ -51,3 +53,8 @@ def test_digest_sees_where_a_cell_ends_and_nothing_but_code():
 
 def test_source_that_is_no_python_stays_whole():
     assert bare_code("x = '''  # a\n") == "x = '''  # a"
+
+
+def test_one_name_for_a_path_in_every_message():
+    assert name_of(Path("anywhere/größe 日本/Chapter01/Name.ipynb")) == "Chapter01/Name.ipynb"
+    assert {name_of(path) for path in notebooks()} == {path.relative_to(ROOT).as_posix() for path in notebooks()}
