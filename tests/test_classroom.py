@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tests import quick
+from tests import offline, quick
 from tests.notebooks import ROOT, notebooks, parameters, read, tagged
+from tests.offline import archives
 from tests.offline.site.mcvp_classroom import copy_folder, known, rewrite
 
 # --- rewriting ----------------------------------------------------------------------------------------------------
@@ -103,12 +106,24 @@ def test_every_parameters_cell_of_the_shelf_gets_its_own_values():
 # --- the classroom ------------------------------------------------------------------------------------------------
 
 
-def classroom(*command: str, cwd: Path = ROOT, **options) -> subprocess.CompletedProcess:
-    """Run a command as a reader would: not from within a test run, in the folder that has the notebooks."""
+def heed_rights() -> None:
+    """Have the rights of files apply to this process, even where root runs the tests (in a container)."""
+    if sys.platform == "linux":
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP: not in what it executes next
+
+
+def outside(*command: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess:
+    """Run a Python module as a reader would: not from within a test run."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MCVP_OFFLINE", "PYTEST_"))}
-    env |= {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
-    return subprocess.run([sys.executable, "-m", "tests.offline", *command], cwd=cwd, env=env, text=True,
-                          encoding="utf-8", errors="replace", capture_output=True, **options)
+    posix = {"preexec_fn": heed_rights} if os.name == "posix" else {}
+    return subprocess.run([sys.executable, "-m", *command], cwd=cwd, env=env | {"PYTHONPATH": str(ROOT)} | variables,
+                          text=True, encoding="utf-8", errors="replace", capture_output=True, **posix)
+
+
+def classroom(*command: str, **options) -> subprocess.CompletedProcess:
+    """Run a command in the classroom."""
+    return outside("tests.offline", *command, **options)
 
 
 def executed(*paths: Path, target: Path, options: tuple[str, ...] = (), cwd: Path = ROOT) -> list:
@@ -180,3 +195,64 @@ def test_as_is_keeps_the_notebooks_own_numbers(lesson):
     assert texts(notebook.cells[2]) == ["400 (0, 1, 2)\n"]
     assert texts(notebook.cells[0])[0].startswith("Miniature world: ")
     assert texts(notebook.cells[1]) == []
+
+
+# --- folders that cannot be written -------------------------------------------------------------------------------
+
+
+COMMANDS = pytest.mark.parametrize("command, code", [
+    (["tests.offline", "python", "-c", "print('ran')"], 1),
+    (["pytest", "-p", "no:cacheprovider", "tests/test_catalogue.py"], 4)], ids=["offline", "pytest"])
+needs_rights = pytest.mark.skipif(os.name != "posix", reason="needs the rights of POSIX")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a home that cannot be written, and one for temporary files."""
+    (tmp_path / "home").mkdir(mode=0o555)
+    (tmp_path / "tmp").mkdir()
+    yield tmp_path
+    for path in tmp_path.glob("**/"):
+        path.chmod(0o755)
+
+
+def one_sentence(run: subprocess.CompletedProcess, folder: Path) -> bool:
+    said = (run.stdout + run.stderr).strip().splitlines()
+    return (len([line for line in said if line]) == 1 and str(folder) in said[0] and "MCVP_CACHE" in said[0]
+            and "cannot be written" in said[0])
+
+
+@COMMANDS
+def test_a_cache_that_is_a_file(tmp_path, command, code):
+    (tmp_path / "cache").write_text("a file")
+    run = outside(*command, MCVP_CACHE=str(tmp_path / "cache"))
+    assert run.returncode == code and one_sentence(run, tmp_path / "cache"), run.stdout + run.stderr
+
+
+@needs_rights
+@COMMANDS
+def test_a_home_that_cannot_be_written(folder, command, code):
+    run = outside(*command, HOME=str(folder / "home"), XDG_CACHE_HOME="")
+    assert run.returncode == code and one_sentence(run, folder / "home"), run.stdout + run.stderr
+
+
+@needs_rights
+def test_everything_is_read_only_but_the_world_is_built(folder):
+    """A teacher's cache and checkout on a share, a home that takes no files: notebooks run, and may write files."""
+    offline.prepare(folder / "world")  # builds what is not built yet
+    shutil.copytree(archives.folder(), folder / "cache")
+    shutil.copytree(ROOT / "tests", folder / "shelf/tests", ignore=shutil.ignore_patterns("__pycache__"))
+    chapter = folder / "shelf/Chapter18"
+    chapter.mkdir()
+    (chapter / "data.txt").write_text("beside it")
+    cells = [new_code_cell("from pathlib import Path\nPath('runs').mkdir()\nPath('data.txt').write_text('mine')"),
+             new_code_cell("import matplotlib.pyplot as plt\nplt.plot([1, 2]);")]
+    nbformat.write(new_notebook(cells=cells), chapter / "Writes.ipynb")
+    for path in [folder / "cache", folder / "shelf", *folder.glob("cache/*"), *folder.glob("shelf/**/*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    run = classroom("jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdout", "Chapter18/Writes.ipynb",
+                    cwd=folder / "shelf", HOME=str(folder / "home"), MCVP_CACHE=str(folder / "cache"),
+                    TMPDIR=str(folder / "tmp"), PYTHONPATH=str(folder / "shelf"))
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert f"The folder {chapter} cannot be written" in texts(nbformat.reads(run.stdout, as_version=4).cells[0])[0]
+    assert not list((folder / "tmp").iterdir())  # the copy goes with the classroom

@@ -232,6 +232,11 @@ def first_part_by_the_digest_of_the_whole(notebook: NotebookNode) -> None:
     notebook.metadata.shelf["measured"]["cpu"] = {"code": code_digest(notebook)}
 
 
+def last_cell_not_run(notebook: NotebookNode) -> None:
+    """A run that was stopped before the last cell of the notebook, or of its first part."""
+    code_cells(first_part(notebook) or notebook)[-1].update(outputs=[], execution_count=None)
+
+
 def edited_first_part(notebook: NotebookNode) -> None:
     """Outputs of a first part before an edit."""
     notebook.cells[IMPORTS].source += "\nmath.pi"
@@ -410,6 +415,8 @@ BAD = [
                                                traceback=["no"]), "traceback"),
     Bad("one_run", unordered, "one run in order"),
     Bad("one_run", lambda notebook: notebook.cells[LESSON].update(execution_count=1), "one run in order"),
+    Bad("one_run", after(measured, last_cell_not_run), "one run in order"),
+    Bad("one_run", after(first_part_measured, last_cell_not_run), "one run in order"),
     Bad("one_run", after(first_part_measured, more_than_the_first_part), "one run in order"),
     Bad("measured_outputs", edited, "not of this code"),
     Bad("measured_outputs", after(first_part_measured, whole_by_the_digest_of_the_first_part), "not of this code"),

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -135,9 +136,10 @@ def unpack(source: Path, scratch: Path) -> bool:
     try:
         with zipfile.ZipFile(source) as file:
             file.extractall(scratch)
-        os.utime(source)  # marks it as used, for clean_up
     except Exception:  # damaged bytes make zipfile raise errors of many kinds
         return False
+    with suppress(OSError):  # in a cache that cannot be written
+        os.utime(source)  # marks it as used, for clean_up
     return True
 
 
@@ -154,15 +156,22 @@ def clean_up(names: list[str]) -> None:
 def unpack_all(scratch: Path) -> None:
     """Unpack every family below `scratch`, building first those whose archive is missing, stale or damaged.
 
-    One process at a time does this; the others wait for it and find the work done.
+    One process at a time does this; the others wait for it and find the work done. A cache that cannot be written (a
+    teacher's share) will do where it holds everything.
     """
-    folder().mkdir(parents=True, exist_ok=True)
     names = families()
-    with FileLock(folder() / "lock"):
-        clean_up(names)
-        stale = [name for name in names if not unpack(archive(name), scratch)]
-        if stale:
-            build_all(stale)
-            for name in stale:
-                if not unpack(archive(name), scratch):
-                    raise BuildError(f"the miniature world: {archive(name)} cannot be read back; is the disk full?")
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        with FileLock(folder() / "lock"):
+            clean_up(names)
+            stale = [name for name in names if not unpack(archive(name), scratch)]
+            if stale:
+                build_all(stale)
+                for name in stale:
+                    if not unpack(archive(name), scratch):
+                        raise BuildError(f"the miniature world: {archive(name)} cannot be read back; "
+                                         "is the disk full?")
+    except OSError as error:
+        if not all(unpack(archive(name), scratch) for name in names):
+            raise BuildError(f"the miniature world: its cache {folder()} cannot be written ({error}); "
+                             "name another folder in the variable MCVP_CACHE") from None
