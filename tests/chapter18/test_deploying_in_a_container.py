@@ -1,6 +1,7 @@
 """The container, read: the Dockerfile and compose file keep what the notebook and the README say. Nothing is built here."""
 import json
 import re
+import socket
 
 import pytest
 import yaml
@@ -130,7 +131,10 @@ def test_the_notebook_weighs_what_the_container_installs():
 
 
 def test_nobody_listens():
-    assert lesson.get("http://127.0.0.1:9/") == (0, "")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert lesson.get(f"http://127.0.0.1:{port}/") == (0, "")
 
 
 def test_a_server_that_ends_is_an_error_and_not_a_wait(tmp_path):
