@@ -43,6 +43,8 @@ ALLOWED = [  # each is true
     "torch.load(saved(there), weights_only=True, map_location=device).device == there.device",
     "torch.load(saved(there), weights_only=True, map_location='cpu').device == here.device",
     "copy.deepcopy(nn.Linear(2, 2).to(device)).weight.device == there.device",
+    "inferred()",
+    "torch.equal(torch.get_device_module(device).get_rng_state(), torch.get_rng_state())",
 ]
 
 REFUSED = [  # what raises, the error, words of its message
@@ -85,6 +87,11 @@ def trained(kind, **options):
             optimizer.step()
         losses.append(loss.item())
     return losses[0] == losses[1] and twins[1][0].weight.device == there.device
+
+@torch.inference_mode()
+def inferred():
+    weights = nn.Linear(3, 2).to(device).weight  # moved, split and multiplied where no gradient is wanted
+    return not torch.cat([part @ weights.T for part in torch.ones(5, 3, device=device).split(2)]).requires_grad
 
 def saved(value):
     file = io.BytesIO()

@@ -254,7 +254,8 @@ def sam2(folder: Path) -> None:
         mask_downsampler_embed_dim=128, prompt_encoder_config={"hidden_size": 128},
         mask_decoder_config={"hidden_size": 128, "mlp_dim": 64, "iou_head_hidden_dim": 64})
     transformers.Sam2VideoModel(config).save_pretrained(folder)
-    transformers.Sam2VideoProcessor(transformers.Sam2ImageProcessor(),
+    images = getattr(transformers, "Sam2ImageProcessor", None) or transformers.Sam2ImageProcessorFast  # before 5.2
+    transformers.Sam2VideoProcessor(images(),
                                     transformers.Sam2VideoVideoProcessor()).save_pretrained(folder)
 
 

@@ -10,7 +10,7 @@ import sys
 import types
 
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
-COPIES = {"copy_", "_to_copy", "set_"}  # from and to any device
+COPIES = {"copy_", "_to_copy", "set_", "_has_compatible_shallow_copy_type"}  # of tensors of any device
 
 
 def install(torch):
@@ -93,6 +93,23 @@ def install(torch):
             else:
                 super().__init__(device_type, *args, enabled=enabled, **kwargs)
 
+    class InferenceMode(torch.no_grad):
+        """`torch.inference_mode` as `torch.no_grad`: PyTorch cannot track views of a tensor that Python implements."""
+
+        def __new__(cls, mode=True):
+            return super().__new__(cls) if isinstance(mode, bool) else cls()(mode)
+
+        def __init__(self, mode=True):
+            super().__init__()
+            self.mode = mode
+
+        def __enter__(self):
+            super().__enter__()
+            torch.set_grad_enabled(not self.mode)
+
+        def clone(self):
+            return InferenceMode(self.mode)
+
     def run(function, args, kwargs):
         """Run an operation on what its tensors hold, after a look at where they are."""
         name = function.overloadpacket.__name__
@@ -150,6 +167,11 @@ def install(torch):
     torch.Generator = Generator
     torch.tensor, torch.as_tensor = elsewhere(torch.tensor), elsewhere(torch.as_tensor)
     torch.autocast = torch.amp.autocast = Autocast
+    torch.inference_mode = torch.autograd.grad_mode.inference_mode = InferenceMode
+    torch.lazy = types.SimpleNamespace(  # the module of the device, as torch.cuda is
+        is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0, synchronize=lambda device=None: None,
+        empty_cache=lambda: None, get_rng_state=lambda device=None: torch.get_rng_state(),
+        set_rng_state=lambda state, device=None: torch.set_rng_state(state))
     optimizer = sys.modules["torch.optim.optimizer"]
     fused = optimizer._get_fused_kernels_supported_devices
     optimizer._get_fused_kernels_supported_devices = lambda: [*fused(), here.type]
