@@ -46,7 +46,7 @@ ALLOWED = [  # each is true
     "torch.tensor([there[0], 2]).tolist() == [1, 2]",
     "copied()",
     "defaults() == ['meta', device.type]",
-    "inferred()",
+    "inferred() and not (inferred.kept.to(device, torch.float32) + there).requires_grad",
     "there[[0, 2]].tolist() == [1, 1] and there[None][[0], [1, 2]].device == there.device",
     "torch.equal(torch.get_device_module(device).get_rng_state(), torch.get_rng_state())",
 ]
@@ -111,6 +111,7 @@ def inferred():
     parts = torch.ones(5, 3, device=device).split(2)
     moved = here.to(device, torch.float32)  # there and back
     assert (moved + there).cpu().tolist() == [2, 2, 2] and torch.equal(there.to("cpu"), here)
+    inferred.kept = moved
     return layer(moved).shape == (2,) and not torch.cat([part @ layer.weight.T for part in parts]).requires_grad
 
 def saved(value):

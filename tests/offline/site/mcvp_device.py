@@ -39,9 +39,7 @@ def install(torch):
 
         @classmethod
         def __torch_dispatch__(cls, function, kinds, args=(), kwargs=None):
-            parts = NotImplemented  # in inference mode operations that are made of others arrive whole
-            if torch.is_inference_mode_enabled():
-                parts = function.decompose(*args, **(kwargs or {}))
+            parts = function.decompose(*args, **(kwargs or {}))  # tensors of inference mode bring composed operations
             return run(function, args, kwargs or {}) if parts is NotImplemented else parts
 
         def __repr__(self, **kwargs):
