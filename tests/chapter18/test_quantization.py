@@ -1,0 +1,153 @@
+"""Quantization: the notebook's arithmetic against PyTorch and onnxruntime, on random and hostile numbers."""
+import ast
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+from scipy.stats import binomtest
+from torch import nn
+
+from tests.definitions import definitions
+from tests.notebooks import ROOT, code_cells, parse, read
+
+NOTEBOOK = "Chapter18/quantization.ipynb"
+lesson = definitions(NOTEBOOK, "affine", "quantize", "dequantize", "rounded_weights", "with_rounded_weights", "folded",
+                     "garment_net", "clip_error", "wilson", "Batches", "export", "session_of", "answers_of", "quantized")
+RNG = torch.Generator().manual_seed(0)
+HOSTILE = [
+    torch.randn(10_000, generator=RNG), torch.zeros(5), torch.tensor([0.0]), torch.tensor([3.0]), torch.tensor([-3.0]),
+    torch.tensor([1e-30, 0.0]), torch.tensor([1e20, -1e20, 1.0]), torch.tensor([0.5, 1.5, 2.5, 255.0]), torch.empty(0),
+    torch.full((7,), -2.5), 1e-3 * torch.randn(100, generator=RNG) + 100]
+
+
+@pytest.mark.parametrize("x", HOSTILE)
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_down_and_up_again(x, bits):
+    low, high = (x.min().item(), x.max().item()) if len(x) else (0.0, 0.0)
+    scale, zero_point = lesson.affine(low, high, bits)
+    assert scale > 0 and 0 <= zero_point <= 2**bits - 1 and isinstance(zero_point, int)
+    q = lesson.quantize(x, scale, zero_point, bits)
+    assert q.shape == x.shape and not q.is_floating_point()
+    assert ((q >= 0) & (q <= 2**bits - 1)).all()
+    back = lesson.dequantize(q, scale, zero_point)
+    assert ((x - back).abs() <= scale * 1.01).all()  # half a step, and half a step for the rounded zero point at the ends
+    assert lesson.dequantize(lesson.quantize(torch.zeros(1), scale, zero_point, bits), scale, zero_point) == 0
+
+
+@pytest.mark.parametrize("x", HOSTILE)
+@pytest.mark.parametrize("low, high", [(-2.0, 3.0), (0.0, 1.0), (-1e-3, 0.0), (5.0, 9.0), (-1e6, 1e6)])
+def test_equals_pytorch_and_onnxruntime(x, low, high):
+    scale, zero_point = lesson.affine(low, high)
+    q = lesson.quantize(x, scale, zero_point)
+    expected = torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 255)
+    # PyTorch multiplies by 1 / scale: at a tie its neighbor is as good
+    assert ((lesson.dequantize(q, scale, zero_point) - expected).abs() <= scale * 1.01).all()
+    same = (lesson.dequantize(q, scale, zero_point) - expected).abs() <= scale * 1e-2
+    assert same.float().mean() > 0.999 if len(x) > 100 else True
+    if len(x):
+        np.testing.assert_array_equal(q.numpy(), by_onnxruntime(x.numpy(), scale, zero_point))
+
+
+def by_onnxruntime(x, scale, zero_point):
+    """QuantizeLinear of onnxruntime."""
+    node = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"])
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+                              [helper.make_tensor_value_info("q", TensorProto.UINT8, ["n"])],
+                              [helper.make_tensor("s", TensorProto.FLOAT, [], [scale]),
+                               helper.make_tensor("z", TensorProto.UINT8, [], [zero_point])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (8, 2, 3, 3), (1, 1), (16, 1, 5, 5)])
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_symmetric_weights_equal_pytorch(shape, bits):
+    weight = torch.randn(shape, generator=RNG) * torch.logspace(-2, 2, shape[0]).view(-1, *[1] * (len(shape) - 1))
+    most = 2 ** (bits - 1) - 1
+    scales = weight.abs().flatten(1).max(dim=1).values / most
+    found = lesson.rounded_weights(weight, bits, per_channel=True)
+    expected = torch.fake_quantize_per_channel_affine(weight, scales, torch.zeros(len(weight), dtype=torch.int32), 0, -most, most)
+    ties = (found - expected).abs() > scales.view(-1, *[1] * (len(shape) - 1)) * 1e-2
+    assert ties.float().mean() < 0.01
+    whole = lesson.rounded_weights(weight, bits, per_channel=False)
+    one = (weight.abs().max() / most).item()
+    expected = torch.fake_quantize_per_tensor_affine(weight, one, 0, -most, most)
+    assert ((whole - expected).abs() > one * 1e-2).float().mean() < 0.01
+    assert (found - weight).square().mean() <= (whole - weight).square().mean() + 1e-12
+
+
+def test_a_channel_of_zeros_stays_zero():
+    for per_channel in (True, False):
+        assert not lesson.rounded_weights(torch.zeros(3, 2, 3, 3), 8, per_channel).any()
+
+
+def test_folding_changes_nothing_but_the_layers():
+    torch.manual_seed(0)
+    network = lesson.garment_net(10).train()
+    for _ in range(3):
+        network(torch.randn(16, 1, 28, 28) * 3)
+    network.eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    plain = lesson.folded(network)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in plain)
+    images = torch.randn(5, 1, 28, 28)
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(images), network(images), rtol=1e-4, atol=1e-4)
+        rounded = lesson.with_rounded_weights(plain, 8, True)
+        assert 0 < (rounded(images) - plain(images)).abs().max() < 1
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_clipping_costs_where_values_are():
+    x = torch.rand(10_000, generator=RNG)
+    assert lesson.clip_error(x, 0.5, 8) > 10 * lesson.clip_error(x, 1.0, 8)
+    assert abs(lesson.clip_error(x, 1.0, 8) / (1 / 255 / 12**0.5) - 1) < 0.05  # a step over the root of 12
+    assert lesson.clip_error(torch.zeros(10), 1.0, 8) == 0
+
+
+@pytest.mark.parametrize("right, n", [(0, 10), (10, 10), (5, 10), (9115, 10_000), (1, 1), (1, 100_000)])
+def test_wilson_equals_scipy(right, n):
+    expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
+    np.testing.assert_allclose(lesson.wilson(right, n, c=1.959964), (expected.low, expected.high), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 1, 64, 65, 130])
+def test_calibration_sees_every_image_once(n):
+    images = torch.randn(n, 1, 4, 4)
+    batches, reader = [], lesson.Batches(images)
+    while (batch := reader.get_next()) is not None:
+        batches.append(batch["images"])
+    assert sum(map(len, batches)) == n and all(len(batch) <= 64 for batch in batches)
+    if n:
+        np.testing.assert_array_equal(np.concatenate(batches), images.numpy())
+
+
+@pytest.mark.parametrize("per_channel, bits, method", [(False, 8, "MinMax"), (True, 7, "MinMax"), (True, 7, "Percentile")])
+def test_a_quantized_file_is_smaller_and_near(tmp_path, per_channel, bits, method):
+    torch.manual_seed(0)
+    network = lesson.garment_net(10).eval()
+    images = torch.randn(64, 1, 28, 28)
+    path = lesson.export(network, images[:2], tmp_path / "float32.onnx")
+    small = lesson.quantized(path, images, "int8.onnx", per_channel, bits, method)
+    assert small.stat().st_size < path.stat().st_size / 2.5
+    expected, found = (lesson.answers_of(lesson.session_of(one), images) for one in (path, small))
+    assert 0 < (expected - found).abs().max() < 0.2 * expected.abs().max()
+
+
+# --- which images go where
+
+
+def test_calibration_and_choices_never_see_the_test_images():
+    trees = [parse(cell.source) for cell in code_cells(read(ROOT / NOTEBOOK))]
+    calls = [node for tree in trees for node in ast.walk(tree)
+             if isinstance(node, ast.Call) and ast.unparse(node.func) == "quantized"]
+    assert len(calls) >= 3 and {ast.unparse(call.args[1]) for call in calls} <= {"x_calibration", "photos"}
+    assigned = {ast.unparse(target): ast.unparse(node.value) for tree in trees for node in tree.body
+                if isinstance(node, ast.Assign) for target in node.targets}
+    assert assigned["x_calibration"] == "x_train[:CALIBRATION]"
+    first_use = next(place for place, tree in enumerate(trees) if "x_test" in ast.unparse(tree))
+    last_choice = max(place for place, tree in enumerate(trees) if "x_val" in ast.unparse(tree))
+    assert first_use > last_choice, "test images are looked at before the last choice"
