@@ -1,7 +1,6 @@
-"""Convert to ONNX: the functions of the notebook on random and hostile networks and inputs, and what it says of them."""
+"""Convert to ONNX: the notebook's functions on random and hostile networks and inputs."""
 import re
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -11,8 +10,8 @@ from tests.definitions import definitions
 from tests.notebooks import ROOT, code_cells, read
 
 NOTEBOOK = "Chapter18/convert_to_onnx.ipynb"
-lesson = definitions(NOTEBOOK, "Preprocessing", "garment_net", "Served", "export", "session_of", "answers_of", "difference",
-                     "rounds_of", "installed_mb")
+lesson = definitions(NOTEBOOK, "Preprocessing", "garment_net", "Served", "export", "session_of", "answers_of",
+                     "difference", "rounds_of", "installed_mb")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +112,8 @@ def test_size_of_a_package():
 def test_the_program_without_pytorch_imports_none():
     source = next(cell.source for cell in code_cells(read(ROOT / NOTEBOOK)) if cell.source.startswith("ASK ="))
     program = source.split('"""')[1]
-    assert "import torch" not in program and np.all([name in program for name in ("onnxruntime", "numpy", "garments.onnx")])
+    assert "import torch" not in program
+    assert all(name in program for name in ("onnxruntime", "numpy", "garments.onnx"))
 
 
 def test_what_colab_lacks_has_the_bounds_of_the_requirements():

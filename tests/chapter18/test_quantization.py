@@ -14,7 +14,8 @@ from tests.notebooks import ROOT, code_cells, parse, read
 
 NOTEBOOK = "Chapter18/quantization.ipynb"
 lesson = definitions(NOTEBOOK, "affine", "quantize", "dequantize", "rounded_weights", "with_rounded_weights", "folded",
-                     "garment_net", "clip_error", "wilson", "Batches", "export", "session_of", "answers_of", "quantized")
+                     "garment_net", "clip_error", "wilson", "Batches", "export", "session_of", "answers_of",
+                     "quantized", "pair_sums", "integer_convolution")
 RNG = torch.Generator().manual_seed(0)
 HOSTILE = [
     torch.randn(10_000, generator=RNG), torch.zeros(5), torch.tensor([0.0]), torch.tensor([3.0]), torch.tensor([-3.0]),
@@ -32,7 +33,7 @@ def test_down_and_up_again(x, bits):
     assert q.shape == x.shape and not q.is_floating_point()
     assert ((q >= 0) & (q <= 2**bits - 1)).all()
     back = lesson.dequantize(q, scale, zero_point)
-    assert ((x - back).abs() <= scale * 1.01).all()  # half a step, and half a step for the rounded zero point at the ends
+    assert ((x - back).abs() <= scale * 1.01).all()  # half a step for x, half for the rounded zero point
     assert lesson.dequantize(lesson.quantize(torch.zeros(1), scale, zero_point, bits), scale, zero_point) == 0
 
 
@@ -69,7 +70,8 @@ def test_symmetric_weights_equal_pytorch(shape, bits):
     most = 2 ** (bits - 1) - 1
     scales = weight.abs().flatten(1).max(dim=1).values / most
     found = lesson.rounded_weights(weight, bits, per_channel=True)
-    expected = torch.fake_quantize_per_channel_affine(weight, scales, torch.zeros(len(weight), dtype=torch.int32), 0, -most, most)
+    zero_points = torch.zeros(len(weight), dtype=torch.int32)
+    expected = torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, -most, most)
     ties = (found - expected).abs() > scales.view(-1, *[1] * (len(shape) - 1)) * 1e-2
     assert ties.float().mean() < 0.01
     whole = lesson.rounded_weights(weight, bits, per_channel=False)
@@ -101,6 +103,28 @@ def test_folding_changes_nothing_but_the_layers():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("channels, out, kernel, stride, padding, side", [
+    (1, 16, 3, 2, 1, 28), (3, 5, 3, 1, 0, 7), (2, 4, 5, 2, 2, 11), (4, 2, 1, 1, 0, 3)])
+@pytest.mark.parametrize("bits, limit", [(8, 2**31), (7, 2**31), (7, 2**15 - 1)])
+def test_integers_convolve_as_rounded_numbers(channels, out, kernel, stride, padding, side, bits, limit):
+    torch.manual_seed(side)
+    layer, x = nn.Conv2d(channels, out, kernel, stride, padding), 2 * torch.randn(6, channels, side, side)
+    scale, zero_point = lesson.affine(-2.0, 3.0)
+    rounded = lesson.dequantize(lesson.quantize(x, scale, zero_point), scale, zero_point)
+    weight = lesson.rounded_weights(layer.weight.data, bits, per_channel=True)
+    expected = nn.functional.conv2d(rounded, weight, layer.bias.data, stride, padding)
+    found = lesson.integer_convolution(layer, x, (-2.0, 3.0), bits, limit)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pairs_saturate_at_both_ends():
+    q, w = torch.tensor([[255.0, 255, 255]]), torch.tensor([[127.0, 127, 127], [-127, -127, 127], [127, -127, 0]])
+    high, low = 2**15 - 1, -(2**15)
+    assert lesson.pair_sums(q, w, high).tolist() == [[high + 255 * 127, low + 255 * 127, 0]]
+    assert lesson.pair_sums(q, w, 2**31).tolist() == [[3 * 255 * 127, -255 * 127, 0]]
+    assert torch.equal(lesson.pair_sums(q, w // 2, high), q @ (w // 2).T)  # 7 bits always fit
+
+
 def test_clipping_costs_where_values_are():
     x = torch.rand(10_000, generator=RNG)
     assert lesson.clip_error(x, 0.5, 8) > 10 * lesson.clip_error(x, 1.0, 8)
@@ -125,7 +149,8 @@ def test_calibration_sees_every_image_once(n):
         np.testing.assert_array_equal(np.concatenate(batches), images.numpy())
 
 
-@pytest.mark.parametrize("per_channel, bits, method", [(False, 8, "MinMax"), (True, 7, "MinMax"), (True, 7, "Percentile")])
+@pytest.mark.parametrize("per_channel, bits, method", [
+    (False, 8, "MinMax"), (True, 7, "MinMax"), (True, 7, "Percentile")])
 def test_a_quantized_file_is_smaller_and_near(tmp_path, per_channel, bits, method):
     torch.manual_seed(0)
     network = lesson.garment_net(10).eval()
