@@ -1,11 +1,15 @@
 """Convert to ONNX: the notebook's functions on random and hostile networks and inputs."""
 import re
+import time
 
+import numpy as np
 import onnx
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.notebooks import ROOT, code_cells, read
 
@@ -122,3 +126,42 @@ def test_what_colab_lacks_has_the_bounds_of_the_requirements():
         pip = next(cell.source for cell in code_cells(read(ROOT / notebook)) if "%pip" in cell.source)
         for requirement in re.findall(r'"([^" ]+[<>=][^" ]+)"', pip):
             assert re.search(rf"^{re.escape(requirement)} ", requirements, re.MULTILINE), requirement
+
+
+# --- what tables, drawing and results say
+
+
+TIMES = {("garments", 1, 1): {"eager": np.array([9.0, 0.2, 0.2]), "onnxruntime": np.array([0.05, 0.05, 9.0])},
+         ("ResNet-18", 8, 1): {"eager": np.full(3, 0.1), "onnxruntime": np.full(3, 0.2)}}
+
+
+def test_a_call_takes_as_long_as_it_takes():
+    found = lesson.rounds_of({"sleep": lambda: time.sleep(0.01)}, rounds=3, budget=0.5)["sleep"]
+    assert 0.01 <= np.median(found) < 0.2  # not the time of all calls together
+
+
+def test_medians_throughput_and_winners():
+    found = run_cell(NOTEBOOK, "medians = pd.DataFrame", times=TIMES)
+    speed = found["speed"]
+    assert speed.loc[("garments", 1, 1), ("ms per call", "eager")] == pytest.approx(200)
+    assert speed.loc[("ResNet-18", 8, 1), ("images per second", "onnxruntime")] == pytest.approx(40)
+    drawn = run_cell(NOTEBOOK, "# @title Who wins when", medians=found["medians"])
+    assert [text.get_text() for text in drawn["ax"].texts] == ["1.00 ×", "4.00 × ★", "1.00 × ★", "0.50 ×"]
+    assert "fastest in 1 of 2" in drawn["ax"].get_title()
+
+
+def test_results_are_taken_from_where_they_belong(tmp_path):
+    medians = run_cell(NOTEBOOK, "medians = pd.DataFrame", times=TIMES)["medians"]
+    (tmp_path / "garments.onnx").write_bytes(bytes(5000))
+    cost = pd.DataFrame({"on disk, MB": {"torch": 500.0, "onnxruntime": 50.0}})
+    found = run_cell(
+        NOTEBOOK, '"test_accuracy": file_accuracy', file_accuracy=0.9, baseline=0.1, changed=3, compile_seconds=7.0,
+        differences=pd.Series([1e-7, 1e-6]), garments=tmp_path / "garments.onnx", cost=cost, medians=medians,
+        spread={"exported in eval mode": 0.0, "exported in training mode": 0.8},
+        gain=medians.rdiv(medians["eager"], axis=0))["results"]
+    assert all(re.fullmatch(r"\w+", name) for name in found), "a key is not a name"
+    expected = {"test_accuracy": 0.9, "most_frequent_class_accuracy": 0.1, "answers_changed": 3, "file_kb": 5,
+                "largest_difference": 1e-6, "torch_mb": 500, "onnxruntime_mb": 50, "spread_eval_mode": 0,
+                "spread_training_mode": 0.8, "compile_seconds": 7, "garments_batch_1_1_threads_eager_ms": 200,
+                "resnet18_batch_8_1_threads_onnxruntime_ms": 200, "gain_batch_1": 4, "gain_large": 0.5}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)

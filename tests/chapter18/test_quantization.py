@@ -2,13 +2,16 @@
 import ast
 
 import numpy as np
+import onnx
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 from onnx import TensorProto, helper
 from scipy.stats import binomtest
 from torch import nn
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.notebooks import ROOT, code_cells, parse, read
 
@@ -176,3 +179,51 @@ def test_calibration_and_choices_never_see_the_test_images():
     first_use = next(place for place, tree in enumerate(trees) if "x_test" in ast.unparse(tree))
     last_choice = max(place for place, tree in enumerate(trees) if "x_val" in ast.unparse(tree))
     assert first_use > last_choice, "test images are looked at before the last choice"
+
+
+# --- what files, tables and results say
+
+
+def integers_in(path):
+    """All 8-bit weights of a quantized file, and the scales of its activations (those that are single numbers)."""
+    tensors = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+    weights = [tensor.ravel() for tensor in tensors if tensor.dtype == np.int8 and tensor.ndim > 1]
+    scales = [float(tensor) for tensor in tensors if tensor.dtype == np.float32 and tensor.ndim == 0]
+    return np.concatenate(weights), scales
+
+
+def test_bits_and_method_reach_the_file(tmp_path):
+    torch.manual_seed(0)
+    path = lesson.export(lesson.garment_net(10).eval(), torch.randn(2, 1, 28, 28), tmp_path / "float32.onnx")
+    images = torch.randn(64, 1, 28, 28)
+    images[0, 0, 0, 0] = 1000  # an outlier
+    eight, seven, cut = (integers_in(lesson.quantized(path, images, f"{bits}{method}.onnx", True, bits, method))
+                         for bits, method in ((8, "MinMax"), (7, "MinMax"), (7, "Percentile")))
+    assert np.abs(eight[0]).max() == 127 and np.abs(seven[0]).max() <= 64
+    assert max(cut[1]) < max(seven[1]) / 2, "the percentile must give up the outlier"
+
+
+def test_the_comparison_is_made_image_by_image():
+    labels = torch.randint(0, 10, (2000,), generator=RNG)
+    outputs = {}
+    for n, name in enumerate(("float32", "float16", "bfloat16", "int8 dynamic", "int8 static")):
+        outputs[name] = nn.functional.one_hot(labels, 10) + (0.3 + 0.1 * n) * torch.randn(2000, 10, generator=RNG)
+    found = run_cell(NOTEBOOK, "comparison = pd.DataFrame(rows)", outputs=outputs, y_test=labels, wilson=lesson.wilson,
+                     kilobytes=dict.fromkeys(outputs, 1.0))["comparison"]
+    right = {name: (values.argmax(1) == labels).double() for name, values in outputs.items()}
+    for name, row in found.iterrows():
+        change = right[name] - right["float32"]
+        assert row["accuracy"] == pytest.approx(right[name].mean().item())
+        assert row["difference"] == pytest.approx(change.mean().item(), abs=1e-9)
+        assert row["standard error"] == pytest.approx(change.std(correction=0).item() / 2000**0.5, abs=1e-9)
+        assert row["low"] < row["accuracy"] < row["high"]
+        assert row["lost"] == (change < 0).sum() and row["won"] == (change > 0).sum()
+
+
+def test_speed_is_relative_to_float32():
+    milliseconds = pd.DataFrame(
+        {"float32": [1.0, 10, 100], "int8 dynamic": [2.0, 80, 200], "int8 static": [0.5, 20, 25]},
+        index=["garments, 1 image", "garments, 256 images", "ResNet-18, 1 image"])
+    drawn = run_cell(NOTEBOOK, "ratio = milliseconds.rdiv", milliseconds=milliseconds)
+    assert drawn["ax"].get_title() == "Static int8 is 0.50 × as fast on garments, 4.00 × on ResNet-18"
+    assert drawn["ratio"].loc["garments, 1 image"].to_dict() == {"int8 static": 2, "int8 dynamic": 0.5}
