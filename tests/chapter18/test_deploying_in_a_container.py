@@ -2,10 +2,13 @@
 import json
 import re
 import socket
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import yaml
 
+from tests.cells import run_cell
 from tests.chapter18.conftest import APP
 from tests.definitions import definitions
 from tests.notebooks import ROOT, read
@@ -156,3 +159,37 @@ def test_the_small_server_starts_answers_and_ends(tmp_path):
         assert lesson.get(f"{url}/nowhere")[0] == 404
     assert lesson.get(f"{url}/health") == (0, "")
 
+
+
+def starts():
+    """Two starts of a server: seconds from its beginning to the end of each stage."""
+    names = ["import torch", "import fastapi, uvicorn", "network, first forward pass", "first answer"]
+    return pd.DataFrame([[1.0, 1.5, 1.75, 2.0], [2.0, 3.0, 3.5, 4.0]], columns=names)
+
+
+def test_each_stage_takes_what_lies_between_two_marks():
+    found = run_cell(NOTEBOOK, "stages = starts.diff", starts=starts())
+    assert found["stages"].tolist() == [1.5, 0.75, 0.375, 0.375] and found["imports"] == 2.25
+
+
+def test_cuda_is_counted_apart(tmp_path):
+    sizes = {"torch": 500.0, "numpy": 50.0, "nvidia-cudnn-cu12": 700.0, "triton": 200.0}
+    for name in ("libtorch_cuda.so", "libtorch.so"):
+        (tmp_path / name).write_bytes(bytes(10**6))
+    torch = SimpleNamespace(files=[SimpleNamespace(name=path.name, locate=path.absolute) for path in tmp_path.iterdir()])
+    found = run_cell(NOTEBOOK, "packages, missing = closure(WANTED)", WANTED=(), installed_mb=sizes.get,
+                     closure=lambda names: ({name: torch for name in sizes}, set()))
+    assert found["shown"].to_dict() == {"torch": 499, "numpy": 50}
+    assert (found["cuda"].sum(), found["cuda_in_torch"]) == (900, 1)
+
+
+def test_results_are_taken_from_where_they_belong():
+    found = run_cell(NOTEBOOK, '"cold_start_seconds"', starts=starts(), imports=2.25, ending=0.5, cuda_in_torch=100.0,
+                     shown=pd.Series({"torch": 500.0, "numpy": 50.0}), cuda=pd.Series({"triton": 200.0}),
+                     torch_share=0.9)["results"]
+    assert found == {"cold_start_seconds": 3, "import_seconds": 2.25, "cold_start_slowest_seconds": 4, "packages": 2,
+                     "ending_seconds": 0.5, "packages_mb": 550, "torch_mb": 500, "cuda_mb": 300, "torch_share": 0.9}
+
+
+def test_the_platform_can_see_that_the_user_is_not_root():
+    assert re.fullmatch(r"[1-9]\d*", of("USER")[0])  # DL3066
