@@ -176,9 +176,9 @@ def test_cuda_is_counted_apart(tmp_path):
     sizes = {"torch": 500.0, "numpy": 50.0, "nvidia-cudnn-cu12": 700.0, "triton": 200.0}
     for name in ("libtorch_cuda.so", "libtorch.so"):
         (tmp_path / name).write_bytes(bytes(10**6))
-    torch = SimpleNamespace(files=[SimpleNamespace(name=path.name, locate=path.absolute) for path in tmp_path.iterdir()])
+    files = [SimpleNamespace(name=path.name, locate=path.absolute) for path in tmp_path.iterdir()]
     found = run_cell(NOTEBOOK, "packages, missing = closure(WANTED)", WANTED=(), installed_mb=sizes.get,
-                     closure=lambda names: ({name: torch for name in sizes}, set()))
+                     closure=lambda names: ({name: SimpleNamespace(files=files) for name in sizes}, set()))
     assert found["shown"].to_dict() == {"torch": 499, "numpy": 50}
     assert (found["cuda"].sum(), found["cuda_in_torch"]) == (900, 1)
 
