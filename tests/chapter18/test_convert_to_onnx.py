@@ -91,7 +91,8 @@ def test_export_means_eval_mode(tmp_path):
 
 def test_difference_sees_a_difference(network, bare):
     images = torch.randn(3, 1, 28, 28)
-    assert lesson.difference(lambda x: network(x) + 0.1, bare, images) > 1e-3
+    for error in (0.1, -0.1):
+        assert lesson.difference(lambda x, error=error: network(x) + error, bare, images) > 1e-3
     with pytest.raises(AssertionError):
         lesson.difference(lambda x: network(x)[:, :9], bare, images)
 
