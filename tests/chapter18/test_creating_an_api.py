@@ -10,7 +10,7 @@ from fastapi import HTTPException
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.chapter18.conftest import NOTEBOOK
+from tests.chapter18.conftest import APP, NOTEBOOK
 from tests.definitions import definitions
 
 RNG = np.random.default_rng(0)
@@ -118,3 +118,8 @@ def test_pieces_lie_within_their_photos(notebook):
     pieces = notebook.cut_out(photos, 50, seed=1)
     assert len(pieces) == 50
     assert all(64 <= len(piece) <= 256 and piece.shape == (len(piece), len(piece), 3) for piece in pieces)
+
+
+def test_the_readme_names_the_weights_that_are_shipped(server):
+    version = server.load_classifier(APP / "garments.safetensors").version
+    assert f"(version `{version}`)" in (APP / "README.md").read_text(encoding="utf-8")
