@@ -70,7 +70,7 @@ def test_the_head_learns_scales_by_training_features_only_and_is_logistic_regres
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3
     z = torch.randn(60, 5, generator=generator) * torch.tensor([1.0, 100, 0.01, 1, 0]) + 7
-    z[:, 1] += 300 * (labels == 1)
+    z[:, 1] += 900 * (labels == 1)
     z[:, 2] += 0.06 * (labels == 2)
     head = lesson.train_head(z, labels, 3, 300, 0.05, 0.0, 0)
     assert (head(z).argmax(dim=1) == labels).float().mean() > 0.95
