@@ -15,7 +15,7 @@ from tests.definitions import definitions
 CPU = torch.device("cpu")
 lesson = definitions(
     "Chapter06/Road_sign_detection.ipynb", "NAMES", "MIRRORED", "load_signs", "track_of", "split_tracks", "sign_model",
-    "effects", "best_temperature", "predict")  # fmt: skip
+    "effects", "best_temperature", "predict", "recipes", "augmentation", "flips", "changes")  # fmt: skip
 quickly = settings(deadline=None, derandomize=True, max_examples=30)
 
 
@@ -103,3 +103,20 @@ def test_temperature_undoes_a_scale(scale):
     assert T == pytest.approx(scale, rel=0.12)
     losses = [F.cross_entropy(scale * logits / t, labels).item() for t in np.linspace(0.3, 5, 200)]
     assert F.cross_entropy(scale * logits / T, labels).item() <= min(losses) + 1e-3
+
+
+def test_the_four_recipes_differ_in_what_they_are_called_after():
+    assert list(lesson.recipes) == ["plain", "batch norm", "augmentation", "both"]
+    for name, (norm, change) in lesson.recipes.items():
+        assert norm == (name in ("batch norm", "both"))
+        assert (change is lesson.augmentation) == (name in ("augmentation", "both"))
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    changed = lesson.augmentation(images)
+    assert changed.shape == images.shape and changed.dtype == torch.uint8 and not torch.equal(changed, images)
+    assert torch.equal(lesson.recipes["plain"][1](images), images)
+
+
+def test_only_the_flips_mirror():
+    kinds = [[type(change).__name__ for change in one.transforms] for one in (lesson.changes, lesson.flips)]
+    assert kinds[1] == [*kinds[0], "RandomHorizontalFlip"] and "RandomHorizontalFlip" not in kinds[0]
