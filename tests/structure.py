@@ -59,6 +59,7 @@ HOSTS = {
     "localhost", "127.0.0.1", "0.0.0.0", "testserver",
     "pytorch.org", "docs.pytorch.org", "download.pytorch.org", "huggingface.co", "zenodo.org", "archive.ics.uci.edu",
     "cocodataset.org", "images.cocodataset.org", "www.robots.ox.ac.uk", "host.robots.ox.ac.uk",
+    "data.lhncbc.nlm.nih.gov",
     "numpy.org", "scikit-learn.org", "scikit-image.org", "arxiv.org", "doi.org", "creativecommons.org", "www.w3.org",
 }
 PERSONAL_HOSTS = (r"(drive|docs)\.google\.com|\bgdown\b|dropbox\.com|\bbit\.ly|tinyurl\.com|onedrive|1drv\.ms|mega\.nz"
