@@ -24,7 +24,7 @@ def notebook():
     """What the lesson defines."""
     return definitions(NOTEBOOK, "ks_statistic", "ks_test", "mmd_test", "distance_to_reference", "draw", "split_in_two",
                        "corrupt", "alarm_rate", "more_of", "power", "Observed", "observe", "features_of", "garment_net",
-                       "watch", ALPHA=0.05, PERMUTATIONS=99)
+                       "watch", "threshold_for", "alarms_of", ALPHA=0.05, PERMUTATIONS=99)
 
 
 def slow_mmd2(a, b, h):
@@ -171,3 +171,17 @@ def test_power_goes_from_alpha_to_one(notebook):
     for shift, low, high in ((0, 0, 0.3), (2, 1, 1)):
         for found in notebook.power(known, rng.normal(shift, 1, size=(300, 4)), 25, 2.0, 20, rng):
             assert low <= found <= high
+
+
+def test_the_threshold_is_exceeded_as_often_as_asked(notebook):
+    distances = np.random.default_rng(7).permutation(1000)
+    for n in (10, 50, 200):
+        assert (distances > notebook.threshold_for(distances, n, 10_000)).sum() == pytest.approx(n / 10, abs=1)
+
+
+def test_alarms_before_the_drift_are_false_and_later_ones_have_a_delay(notebook):
+    distances = np.array([[0, 9, 0, 0, 9, 9], [0, 0, 9, 9, 0, 0], [0, 0, 0, 0, 0, 0], [9, 9, 0, 0, 0, 9]])
+    false_rate, delay = notebook.alarms_of(distances, 10, 5, quiet=20)
+    assert false_rate == pytest.approx(3 / 80) and delay.tolist() == [30, 10, 40]
+    false_rate, delay = notebook.alarms_of(distances, 10, 5, quiet=25)  # the third window is half in the drift
+    assert false_rate == pytest.approx(3 / 80) and delay.tolist() == [25, 5, 35]
