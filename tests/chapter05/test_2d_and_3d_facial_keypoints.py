@@ -213,8 +213,8 @@ def test_the_mesh_is_in_pixels_with_depth_on_the_scale_of_x(monkeypatch):
         FaceLandmarkerOptions=lambda base_options, num_faces: (base_options, num_faces),
         FaceLandmarker=types.SimpleNamespace(create_from_options=lambda options: Landmarker()))
     tasks = types.SimpleNamespace(BaseOptions=lambda model_asset_path: model_asset_path)
-    for name, module in (("mediapipe", mp), ("mediapipe.tasks.python", tasks), ("mediapipe.tasks.python.vision", vision)):
-        monkeypatch.setitem(sys.modules, name, module)
+    for name, module in (("", mp), (".tasks.python", tasks), (".tasks.python.vision", vision)):
+        monkeypatch.setitem(sys.modules, f"mediapipe{name}", module)
     asked = []
     monkeypatch.setitem(lesson.face_mesh.__globals__, "hf_hub_download",
                         lambda repository, name, revision: asked.append((repository, name, revision)) or "a path")

@@ -186,8 +186,8 @@ def test_training_learns_both_tasks_and_the_weights_and_keeps_other_rows_out():
         seen.extend(batch[:, 0].tolist())
         return batch
 
-    history = lesson.train_two_tasks(model, weighting, F.cross_entropy, x, labels, steps, to_inputs, torch.arange(60), 200,
-                                     20, 0.05, 0)
+    history = lesson.train_two_tasks(model, weighting, F.cross_entropy, x, labels, steps, to_inputs, torch.arange(60),
+                                     200, 20, 0.05, 0)
     assert history.shape == (200, 2) and (history[-20:].mean(0) < 0.7 * history[:5].mean(0)).all()
     assert set(seen) == set(x[:60, 0].tolist()) and all(model.modes)
     assert (weighting.s != 0).all(), "the weights are not trained"

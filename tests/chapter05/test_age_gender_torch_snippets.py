@@ -6,8 +6,7 @@ from tests.definitions import definitions
 
 NOTEBOOK = "Chapter05/age_gender_torch_snippets.ipynb"
 QUICK = {"EPOCHS": 2, "BATCH_SIZE": 8, "WIDTH": 4}
-lesson = definitions(NOTEBOOK, "prepare", "train_step", "validate", "short_version", "long_version", "captions", "answer",
-                     "TwoHeads", **QUICK)
+lesson = definitions(NOTEBOOK, "validate", "short_version", "long_version", "captions", "TwoHeads", **QUICK)
 
 
 def random_data():
@@ -36,7 +35,8 @@ def test_validation_in_percent_and_bins():
             w.zero_()
         model.class_head.bias[3] = 9  # always a three, always bin 5
         model.scale_head.bias[5] = 99
-    error, off = lesson.validate(model, torch.rand(4, 1, 28, 28), torch.tensor([3, 3, 1, 2]), torch.tensor([5, 4, 3, 8]))
+    digits, steps = torch.tensor([3, 3, 1, 2]), torch.tensor([5, 4, 3, 8])
+    error, off = lesson.validate(model, torch.rand(4, 1, 28, 28), digits, steps)
     assert error == pytest.approx(50) and off == pytest.approx((0 + 1 + 2 + 3) / 4)
     assert not model.training
 
