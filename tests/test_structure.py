@@ -317,6 +317,7 @@ LESSONS = [  # rule, source of the lesson's cell, words of the finding
     ("guarded_pip", 'if "google.colab" in sys.modules:\n    %pip install "timm>=1"', "bound it"),
     ("guarded_pip", 'if "google.colab" in sys.modules:\n    %pip uninstall "timm<2"', "%pip uninstall"),
     ("no_colab_import", "def mount():\n    from google.colab import drive", "Colab only"),
+    ("lasting_hosts", 'url = "https://github.com/someone/data/archive/main.zip"', "github.com"),
     ("lasting_hosts", 'url = "https://example.org/photo.jpg"', "example.org"),
     ("lasting_hosts", 'url = f"https://example.org/{name}.jpg"', "example.org"),
     ("lasting_hosts", 'frame = pd.read_csv("hf://datasets/someone/table.csv")', "datasets"),

@@ -149,7 +149,8 @@ def keypoints() -> Files:
                 side = int(rng.integers(96, 160))
                 still = np.random.default_rng(look)
                 face = [int(still.integers(1, 9)), bool(still.integers(2)), int(still.integers(7))]
-                picture, points = faces.with_points(side, rng, *face)
+                turn = (float(rng.uniform(-35, 35)), float(rng.uniform(-15, 15)))
+                picture, points = faces.with_points(side, rng, *face, turn)
                 if frame == 0 and person == 0:
                     points[8] += (0, side)  # a few points of the real ones lie outside
                 name = f"Person{person:02d}_{person % 3}{frame}.jpg"

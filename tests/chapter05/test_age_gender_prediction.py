@@ -1,0 +1,228 @@
+"""What age_gender_prediction.ipynb defines: turned digits, weightings, ordinal targets, readings of a scale, groups."""
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.definitions import definitions
+
+NOTEBOOK = "Chapter05/age_gender_prediction.ipynb"
+lesson = definitions(
+    NOTEBOOK, "turn_images", "turned_digits", "small_trunk", "TwoHeads", "FixedWeights", "UncertaintyWeights",
+    "ordinal_targets", "ordinal_loss", "train_two_tasks", "answer", "argmax_step", "expected_step", "median_step",
+    "counted_step", "scale_errors", "group_errors", "make_rare", "new_two_heads", "load_fairface", "face_inputs",
+    "AGE_CENTERS")
+CENTERS = torch.tensor([-20.0, -10, 0, 10, 20])
+
+
+# ---- the digits
+
+
+@pytest.mark.parametrize("degrees", [0.0, 90.0, -90.0, 180.0])
+def test_positive_angles_turn_counterclockwise(degrees):
+    images = torch.rand(2, 1, 12, 12)
+    turned = lesson.turn_images(images, torch.full((2,), degrees))
+    torch.testing.assert_close(turned, images.rot90(round(degrees / 90), (2, 3)), atol=1e-4, rtol=0)
+
+
+class Numbered:
+    """Stands for MNIST: image k has the pixels k, its label follows from k."""
+
+    def __init__(self, root, train=True, download=False):
+        numbers = torch.arange(100) if train else torch.arange(150, 190)
+        self.data = numbers.to(torch.uint8)[:, None, None].expand(-1, 28, 28).clone()
+        self.targets = numbers * 7 % 10
+
+    def __len__(self):
+        return len(self.data)
+
+
+def test_parts_share_no_digit_and_bins_follow_from_the_angle(monkeypatch):
+    monkeypatch.setitem(lesson.turned_digits.__globals__, "MNIST", Numbered)
+    data = lesson.turned_digits(50, 30, 25, 9, 10, torch.device("cpu"))
+    assert {name: len(part[0]) for name, part in data.items()} == {"train": 50, "val": 30, "test": 25}
+    numbers = {}
+    for name, (images, digits, steps, degrees) in data.items():
+        assert images.shape[1:] == (1, 28, 28) and degrees.abs().max() <= 45
+        numbers[name] = (images[:, 0, 14, 14] * 255).round().long()
+        assert torch.equal(numbers[name] * 7 % 10, digits), "labels of other digits"
+        assert torch.equal(steps, torch.tensor([min(max(math.floor((d + 45) / 10), 0), 8) for d in degrees.tolist()]))
+        assert ((degrees - (steps - 4) * 10).abs() <= 5.0001).all()
+    assert not set(numbers["train"].tolist()) & set(numbers["val"].tolist())
+    assert numbers["test"].tolist() == list(range(150, 175))
+    again = lesson.turned_digits(50, 30, 25, 9, 10, torch.device("cpu"))
+    assert torch.equal(again["val"][3], data["val"][3])
+
+
+# ---- losses
+
+
+def test_fixed_weights_are_a_weighted_sum_and_zero_switches_off():
+    losses = torch.tensor([0.3, 2.0], requires_grad=True)
+    total = lesson.FixedWeights(1.0, 0.0)(losses)
+    total.backward()
+    assert total.item() == pytest.approx(0.3) and losses.grad.tolist() == [1, 0]
+    assert lesson.FixedWeights(2.0, 10.0)(losses).item() == pytest.approx(20.6)
+    assert not list(lesson.FixedWeights(1.0, 1.0).parameters())
+
+
+def test_uncertainty_weights_settle_at_one_over_twice_the_loss():
+    weighting = lesson.UncertaintyWeights()
+    losses = torch.tensor([0.2, 4.0])
+    assert weighting(losses).item() == pytest.approx(4.2)
+    with torch.no_grad():
+        weighting.s.copy_(torch.log(2 * losses))
+    weighting(losses).backward()
+    torch.testing.assert_close(weighting.s.grad, torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_ordinal_targets_count_the_thresholds_below():
+    targets = lesson.ordinal_targets(torch.arange(9), 8)
+    assert targets.dtype == torch.float32 and targets.sum(1).tolist() == list(range(9))
+    assert (targets[:, :-1] >= targets[:, 1:]).all()
+    assert lesson.counted_step(20 * targets - 10).tolist() == list(range(9))
+
+
+def test_ordinal_loss_is_the_sum_of_the_binary_ones():
+    logits = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    steps = torch.tensor([0, 8, 3, 4, 4, 1])
+    expected = sum(F.binary_cross_entropy_with_logits(logits[:, k], (steps > k).double()) for k in range(8))
+    torch.testing.assert_close(lesson.ordinal_loss(logits, steps), expected)
+    assert lesson.ordinal_loss(torch.full((2, 8), 1e4), torch.tensor([8, 8])).item() == 0
+
+
+# ---- readings
+
+
+def test_readings_of_certain_and_of_torn_answers():
+    certain = torch.full((9, 9), -60.0) + 120 * torch.eye(9)
+    for read in (lesson.argmax_step, lesson.expected_step, lesson.median_step):
+        torch.testing.assert_close(read(certain), torch.arange(9.0), atol=1e-4, rtol=0)
+    torn = torch.log(torch.tensor([[0.4, 0.0, 0.0, 0.25, 0.35]]))
+    assert lesson.argmax_step(torn).item() == 0
+    assert lesson.median_step(torn).item() == 3
+    assert lesson.expected_step(torn).item() == pytest.approx(0.75 + 1.4)
+
+
+def test_median_and_mean_are_best_for_their_errors():
+    p = torch.rand(100, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    p = p / p.sum(1, keepdim=True)
+    bins = torch.arange(7).double()
+    absolute = (p[:, None] * (bins[:, None] - bins).abs()).sum(2)
+    assert torch.equal(absolute.argmin(1).float(), lesson.median_step(p.log()).float())
+    torch.testing.assert_close(lesson.expected_step(p.log()), p @ bins)
+
+
+# ---- errors
+
+
+def test_scale_errors_by_hand():
+    steps = torch.tensor([0, 1, 2, 3, 4])
+    exact = lesson.scale_errors(steps.float(), steps, CENTERS)
+    assert exact == {"exact bin (%)": 100, "±1 bin (%)": 100, "MAE": 0}
+    off = lesson.scale_errors(torch.tensor([1.0, 1, 4, 3, 3.5]), steps, CENTERS)
+    assert off["exact bin (%)"] == pytest.approx(60) and off["±1 bin (%)"] == pytest.approx(80)
+    assert off["MAE"] == pytest.approx((10 + 0 + 20 + 0 + 5) / 5)
+
+
+def test_between_two_centers_of_unequal_bins():
+    centers = torch.tensor(lesson.AGE_CENTERS)
+    steps = torch.tensor([2, 8])
+    assert lesson.scale_errors(torch.tensor([1.5, 8.0]), steps, centers)["MAE"] == pytest.approx((14.5 - 10.25) / 2)
+    assert len(lesson.AGE_CENTERS) == 9 and lesson.AGE_CENTERS == sorted(lesson.AGE_CENTERS)
+
+
+def test_a_column_of_predictions_is_refused():
+    steps = torch.arange(5)
+    with pytest.raises(AssertionError):
+        lesson.scale_errors(steps.float()[:, None], steps, CENTERS)
+
+
+def test_errors_per_group():
+    steps, groups = torch.tensor([0, 1, 2, 3, 4, 4]), torch.tensor([7, 7, 7, 9, 9, 9])
+    table = lesson.group_errors(torch.tensor([0.0, 2, 4, 3, 4, 4]), steps, groups, CENTERS)
+    assert table["n"].to_dict() == {7: 3, 9: 3} and table["MAE"].to_dict() == {7: 10.0, 9: 0.0}
+    assert table.loc[7, "±"] == pytest.approx(1.96 * 10 / math.sqrt(3)) and table.loc[9, "±"] == 0
+
+
+def test_only_one_digit_becomes_rare():
+    labels = torch.arange(200) % 10
+    rows = lesson.make_rare(labels, 4, 0.1)
+    assert torch.bincount(labels[rows], minlength=10).tolist() == [20] * 4 + [2] + [20] * 5
+    assert len(rows.unique()) == len(rows)
+
+
+# ---- network and training
+
+
+def test_both_heads_read_the_same_features():
+    model = lesson.new_two_heads(0, 4, 8, torch.device("cpu")).eval()
+    classes, scale = model(torch.rand(3, 1, 28, 28))
+    assert classes.shape == (3, 10) and scale.shape == (3, 8)
+    assert torch.equal(model(torch.zeros(1, 1, 28, 28))[0], lesson.new_two_heads(0, 4, 8, "cpu").eval()(
+        torch.zeros(1, 1, 28, 28))[0])
+
+
+class Probe(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.classes, self.scale, self.modes = nn.Linear(4, 3), nn.Linear(4, 5), []
+
+    def forward(self, x):
+        self.modes.append(self.training)
+        return self.classes(x), self.scale(x)
+
+
+def test_training_learns_both_tasks_and_the_weights_and_keeps_other_rows_out():
+    torch.manual_seed(0)
+    x = torch.randn(90, 4)
+    labels, steps = x[:, :3].argmax(1), (x[:, 3] * 1.2 + 2).round().long().clamp(0, 4)
+    model, weighting, seen = Probe().eval(), lesson.UncertaintyWeights(), []
+
+    def to_inputs(batch):
+        seen.extend(batch[:, 0].tolist())
+        return batch
+
+    history = lesson.train_two_tasks(model, weighting, F.cross_entropy, x, labels, steps, to_inputs, torch.arange(60),
+                                     200, 20, 0.05, 0)
+    assert history.shape == (200, 2) and (history[-20:].mean(0) < 0.7 * history[:5].mean(0)).all()
+    assert set(seen) == set(x[:60, 0].tolist()) and all(model.modes)
+    assert (weighting.s != 0).all(), "the weights are not trained"
+    classes, scale = lesson.answer(model, x[60:], nn.Identity(), batch_size=7)
+    assert not model.training and (classes.argmax(1) == labels[60:]).float().mean() > 0.7
+    torch.testing.assert_close(scale, model(x[60:])[1])
+
+
+def test_a_task_of_weight_zero_leaves_its_head_alone():
+    torch.manual_seed(0)
+    model = Probe()
+    before = [w.detach().clone() for w in model.scale.parameters()]
+    x = torch.randn(40, 4)
+    lesson.train_two_tasks(model, lesson.FixedWeights(1.0, 0.0), F.cross_entropy, x, x[:, :3].argmax(1),
+                           torch.zeros(40, dtype=torch.long), nn.Identity(), torch.arange(40), 20, 10, 0.05, 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.scale.parameters()))
+
+
+# ---- faces
+
+
+def test_faces_keep_their_own_labels_and_are_rgb():
+    from datasets import ClassLabel, Dataset, Features, Image
+    from PIL import Image as Pillow
+
+    rows = [{"image": Pillow.new("L" if k == 1 else "RGB", (50, 40), 60 * k if k == 1 else (60 * k, 0, 255)),
+             "age": k, "gender": 1 - k % 2, "race": 6 - k} for k in range(3)]
+    features = Features({"image": Image(), "age": ClassLabel(num_classes=9), "gender": ClassLabel(num_classes=2),
+                         "race": ClassLabel(num_classes=7)})
+    images, age, gender, race = lesson.load_fairface(Dataset.from_list(rows, features), 16, torch.device("cpu"))
+    assert images.shape == (3, 3, 16, 16) and images.dtype == torch.uint8
+    assert (age.tolist(), gender.tolist(), race.tolist()) == ([0, 1, 2], [1, 0, 1], [6, 5, 4])
+    assert images[2, 0].float().mean() == 120 and images[2, 2].float().mean() == 255
+    inputs = lesson.face_inputs(images)
+    theirs = (images[2] / 255 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+        [0.229, 0.224, 0.225]).view(3, 1, 1)
+    torch.testing.assert_close(inputs[2], theirs)
+    assert np.isfinite(inputs.numpy()).all()
