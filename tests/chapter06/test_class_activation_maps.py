@@ -117,7 +117,8 @@ def test_cam_averages_to_the_logit_and_is_grad_cam(label):
     model, x = net(), inputs()
     cam = lesson.class_activation_map(model, x, label)
     assert cam.shape == (3, 8, 8)
-    torch.testing.assert_close(cam.mean((1, 2)) + model[-1].bias[label], model.eval()(x)[:, label], rtol=1e-4, atol=1e-4)
+    expected = model.eval()(x)[:, label]
+    torch.testing.assert_close(cam.mean((1, 2)) + model[-1].bias[label], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(lesson.grad_cam(model, model[0], x, label) * 64, cam.relu(), rtol=1e-4, atol=1e-4)
 
 
@@ -212,7 +213,8 @@ def test_zero_gradients_give_a_zero_map_and_no_nan():
 
 def cells(n=3, side=24, seed=0):
     """Uint8 cells of noise on a black ground."""
-    images = torch.randint(90, 220, (n, 3, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(90, 220, (n, 3, side, side), generator=generator, dtype=torch.uint8)
     images[:, :, :3] = images[:, :, -3:] = images[..., :3] = images[..., -3:] = 0
     return images
 

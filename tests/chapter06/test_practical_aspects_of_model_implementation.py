@@ -123,7 +123,8 @@ def test_shrinking_averages():
 def test_animals_come_without_copies_and_with_their_labels(monkeypatch):
     files = [jpeg(np.full((40, 30, 3), value, np.uint8)) for value in (10, 60, 110, 160)]
     rows = datasets.Dataset.from_dict(
-        {"image": [{"bytes": file, "path": None} for file in (files[0], files[1], files[0], b"broken", files[2], files[3])],
+        {"image": [{"bytes": file, "path": None}
+                   for file in (files[0], files[1], files[0], b"broken", files[2], files[3])],
          "labels": [0, 1, 0, 1, 0, 1]},
         features=datasets.Features({"image": datasets.Image(), "labels": datasets.ClassLabel(names=["cat", "dog"])}))
     monkeypatch.setitem(lesson.load_animals.__globals__, "load_dataset", lambda *args, **kwargs: rows)
@@ -136,7 +137,8 @@ def test_animals_come_without_copies_and_with_their_labels(monkeypatch):
     assert len(lesson.load_animals(2, 16)[0]) <= 2
 
 
-PICTURES = {"astronaut": photos.astronaut(), "cat": photos.chelsea(), "coffee": photos.coffee(), "rocket": photos.rocket()}
+PICTURES = {"astronaut": photos.astronaut(), "cat": photos.chelsea(), "coffee": photos.coffee(),
+            "rocket": photos.rocket()}
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -144,7 +146,8 @@ def test_a_disguised_copy_is_found_and_no_other(name):
     original = jpeg(PICTURES[name])
     copy = lesson.disguised(original)
     assert copy != original
-    assert Image.open(io.BytesIO(copy)).size == tuple(round(0.9 * side) for side in Image.open(io.BytesIO(original)).size)
+    sides = Image.open(io.BytesIO(original)).size
+    assert Image.open(io.BytesIO(copy)).size == tuple(round(0.9 * side) for side in sides)
     hashes = {key: lesson.difference_hash(jpeg(pixels)) for key, pixels in PICTURES.items()}
     distance = {key: int((lesson.difference_hash(copy) != one).sum()) for key, one in hashes.items()}
     assert distance.pop(name) <= 6 < min(distance.values())

@@ -1,4 +1,4 @@
-"""What Road_sign_detection.ipynb defines: the split by track, its network, the effects of a 2×2 experiment, temperature."""
+"""What Road_sign_detection.ipynb defines: the split by track, its network, effects of a 2×2 experiment, temperature."""
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ def test_a_track_is_class_and_number():
 
 
 @quickly
-@given(st.dictionaries(st.integers(0, 42), st.integers(2, 9), min_size=1, max_size=6), st.sampled_from([0.2, 0.25, 0.5]),
+@given(st.dictionaries(st.integers(0, 42), st.integers(2, 9), min_size=1, max_size=6),
+       st.sampled_from([0.2, 0.25, 0.5]),
        st.integers(0, 3))  # fmt: skip
 def test_whole_tracks_of_every_class_go_to_each_side(classes, share, seed):
     tracks = [(f"{label:05d}", f"{track:05d}") for label, count in classes.items()

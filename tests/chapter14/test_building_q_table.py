@@ -23,7 +23,7 @@ def random_model(seed, states=6, actions=3, leak=0.1):
 
 
 class Chain(gym.Env):
-    """States 0 to n; action 1 goes on, action 0 stays; the last pays 5 and terminates, or the episode is only cut there."""
+    """States 0 to n; action 1 goes on, action 0 stays; the last pays 5 and terminates, or the episode is cut there."""
 
     def __init__(self, n=3, terminates=True):
         self.n, self.terminates = n, terminates
@@ -43,7 +43,8 @@ class Chain(gym.Env):
 # --- the model
 
 
-@pytest.mark.parametrize("name, options", [("FrozenLake-v1", {"is_slippery": True}), ("FrozenLake-v1", {"is_slippery": False}),
+@pytest.mark.parametrize("name, options", [("FrozenLake-v1", {"is_slippery": True}),
+                                           ("FrozenLake-v1", {"is_slippery": False}),
                                            ("FrozenLake-v1", {"map_name": "8x8"}), ("Taxi", {}), ("CliffWalking", {})])
 def test_the_model_is_the_environments_own(name, options):
     env = gym.make(name if "-" in name else lesson.newest(name), **options)
@@ -134,7 +135,7 @@ def test_the_expected_return_is_that_of_played_episodes():
 
 @pytest.mark.parametrize("terminates", [True, False])
 def test_a_cut_is_no_end(terminates):
-    """The last state is never left: after an end it is worth 0, after a cut what its row says (0 as well, or optimism)."""
+    """The last state is never left: after an end it is worth 0, after a cut what its row says (0, or optimism)."""
     seen = []
 
     def future(values, action):

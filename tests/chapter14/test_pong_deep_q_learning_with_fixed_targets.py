@@ -91,7 +91,8 @@ def filled(capacity, stack, lengths, seed=0):
         number += length + 1
         row = replay.add(np.array([[numbers[0]]]), 0)
         for k in range(length):
-            action, reward, end = int(rng.integers(3)), float(rng.normal()), bool(k == length - 1 and rng.random() < 0.5)
+            action, reward = int(rng.integers(3)), float(rng.normal())
+            end = bool(k == length - 1 and rng.random() < 0.5)
             replay.record(row, action, reward, end)
             row = replay.add(np.array([[numbers[k + 1]]]), k + 1)
             seen = [numbers[max(0, k - j)] for j in reversed(range(stack))]
@@ -101,7 +102,8 @@ def filled(capacity, stack, lengths, seed=0):
 
 
 @fixed
-@given(st.integers(1, 4), st.lists(st.integers(1, 9), min_size=1, max_size=14), st.integers(14, 40), st.integers(0, 999))
+@given(st.integers(1, 4), st.lists(st.integers(1, 9), min_size=1, max_size=14), st.integers(14, 40),
+       st.integers(0, 999))
 def test_batches_hold_true_transitions_only(stack, lengths, capacity, seed):
     replay, everything, frames = filled(capacity, stack, lengths, seed)
     possible = {row[5]: row for row in everything}
@@ -113,7 +115,8 @@ def test_batches_hold_true_transitions_only(stack, lengths, capacity, seed):
         seen = before[i].flatten().tolist()
         row = possible[seen[-1]]
         drawn.add(seen[-1])
-        assert (seen, actions[i].item(), after[i].flatten().tolist(), ends[i].item()) == (row[0], row[1], row[3], row[4])
+        found = seen, actions[i].item(), after[i].flatten().tolist(), ends[i].item()
+        assert found == (row[0], row[1], row[3], row[4])
         assert rewards[i].item() == pytest.approx(row[2], rel=1e-6)
     oldest = max(0, frames - capacity + stack - 1)
     assert drawn <= {number for number in possible if number >= oldest}
@@ -285,7 +288,7 @@ def test_side_by_side_is_one_at_a_time(trained):
 
 
 class Third(gym.Env):
-    """One step: a bright column stands in the left, middle or right third of the picture, and names the right action."""
+    """One step: a bright column stands in the left, middle or right third of the picture: the right action."""
 
     observation_space, action_space = gym.spaces.Box(0, 255, (12, 12), np.uint8), gym.spaces.Discrete(3)
 
