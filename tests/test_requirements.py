@@ -82,7 +82,7 @@ def test_a_notebook_installs_what_is_tested(path):
     """The bounds of its `%pip install` are those of requirements.txt."""
     for one in installed_by(lesson_at(path)):
         if one.name in COLAB_ONLY:
-            assert {bound.operator for bound in one.specifier} == {">=", "<"}, f"%pip install {one}: both bounds, please"
+            assert {bound.operator for bound in one.specifier} == {">=", "<"}, f"%pip install {one}: bounds"
             continue
         listed = LISTED[canonicalize_name(one.name)]
         assert bounds(one) == bounds(listed), f"%pip install {one}, but requirements.txt has {listed}"
