@@ -1,0 +1,270 @@
+"""The record of a notebook: what its quick run told when it was last read and found right.
+
+`tests/records/ChapterNN/Name.json` holds what a reader sees (printed lines, tables, figures read back from their axes,
+results) and the story of rows and loops. It is made from three runs: as the notebook is, and twice with parameters
+moved by a millionth and clocks that run unevenly. What differs between them (times, numbers that a rounding error
+turns over) is known by that: it is kept with a tolerance, or as free.
+
+A later run is compared with the record, numbers within their tolerance. Where a library has another version than when
+the record was made, numbers may differ by right: then words, labels, structure and story are compared.
+"""
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.notebooks import ROOT, write_text
+
+FOLDER = ROOT / "tests" / "records"
+FREE = "…"  # stands for what differed between the runs
+LOOSE = 0.05  # a number that moved by more than this share is free
+TIGHT = 1e-5  # the least relative tolerance
+NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)(?![\w])"
+                    r"|(?<=[A-Za-z_=(])\d+\.\d+")
+LISTED = 6  # differences that a message lists
+
+
+def path_of(notebook: str) -> Path:
+    return FOLDER / Path(notebook).with_suffix(".json")
+
+
+def tokens(text: str) -> list[str]:
+    """Words and numbers of a text, in order; white space does not count."""
+    found, start = [], 0
+    for match in NUMBER.finditer(text):
+        found += text[start:match.start()].split() + [match.group()]
+        start = match.end()
+    return found + text[start:].split()
+
+
+def value_of(token: str) -> float | None:
+    try:
+        return float(token.replace(",", "").replace("−", "-"))
+    except ValueError:
+        return None
+
+
+def quantum(token: str) -> float:
+    """What one unit of the last printed digit is worth."""
+    mantissa, _, exponent = token.lower().partition("e")
+    return 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+
+
+# --- making a record
+
+
+def merge(values: list[Any]) -> Any:
+    """What several runs have in common: exact parts as they are, numbers with a tolerance, the rest free."""
+    first = values[0]
+    if all(type(value) is type(first) and value == first for value in values):
+        return first
+    kinds = {type(value) for value in values}
+    if kinds <= {int, float}:
+        spread = max(abs(value - first) for value in values)
+        if spread != spread or spread > LOOSE * max(abs(value) for value in values):
+            return FREE
+        return {"~": [first, float(f"{4 * spread:.2g}")]}
+    if len(kinds) > 1:
+        return FREE
+    if isinstance(first, dict):
+        if any(value.keys() != first.keys() for value in values):
+            return FREE
+        return {key: merge([value[key] for value in values]) for key in first}
+    if isinstance(first, list):
+        if any(len(value) != len(first) for value in values):
+            return FREE
+        return [merge(list(items)) for items in zip(*values)]
+    if isinstance(first, str):
+        parts = [tokens(value) for value in values]
+        if any(len(part) != len(parts[0]) for part in parts):
+            return FREE
+        merged = []
+        for group in zip(*parts):
+            numbers = [value_of(token) for token in group]
+            if len(set(group)) == 1:
+                merged.append(group[0])
+            elif None in numbers:
+                merged.append(FREE)
+            else:
+                common = merge([float(number) for number in numbers])
+                merged.append(common if common == FREE or not isinstance(common, dict)
+                              else [group[0], common["~"][1] + 2 * max(map(quantum, group))])
+        return {"text": merged}
+    return FREE
+
+
+def by_cell(told: list) -> dict[str, list]:
+    cells: dict[str, list] = {}
+    for cell, kind, what in told:
+        cells.setdefault(f"{cell} {kind}", []).append(what)
+    return cells
+
+
+def make(runs: list[dict]) -> dict:
+    """A record from the runs that `watch.finish` told of; the first is the notebook as it is."""
+    told = [by_cell(run["told"]) for run in runs]
+    keys = [key for key in told[0] if all(key in cells for cells in told)]
+    stories = [sorted(map(tuple, run["story"])) for run in runs]
+    return {
+        "environment": runs[0]["environment"],
+        "story": merge([[list(line) for line in story] for story in stories]),
+        "results": merge([run["results"] for run in runs]),
+        "told": {key: merge([cells[key] for cells in told]) for key in keys},
+    }
+
+
+def write(record: dict, notebook: str) -> None:
+    """One line for each thing that is told, so that a change can be read in a diff."""
+    def part(name: str, items: list[str], brackets: str) -> str:
+        return f' "{name}": {brackets[0]}\n' + ",\n".join(items) + f"\n {brackets[1]}"
+
+    def compact(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    told = [f"  {compact(key)}: [\n" + ",\n".join(f"   {compact(item)}" for item in items) + "\n  ]"
+            if isinstance(items, list) and items else f"  {compact(key)}: {compact(items)}"
+            for key, items in record["told"].items()]
+    story = record["story"]
+    text = ",\n".join([
+        f' "environment": {compact(record["environment"])}',
+        part("story", [f"  {compact(line)}" for line in story], "[]") if isinstance(story, list)
+        else f' "story": {compact(story)}',
+        f' "results": {compact(record["results"])}',
+        part("told", told, "{}"),
+    ])
+    path = path_of(notebook)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text("{\n" + text + "\n}\n", path)
+
+
+def load(notebook: str) -> dict | None:
+    path = path_of(notebook)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+# --- comparing
+
+
+class Comparison:
+    def __init__(self, numbers: bool):
+        self.numbers = numbers  # compare them too
+        self.different: list[str] = []
+
+    def say(self, where: str, was: Any, now: Any) -> None:
+        self.different.append(f"{where}: recorded {brief(was)}, now {brief(now)}")
+
+    def number(self, was: float, now: float, tolerance: float, where: str) -> None:
+        if self.numbers and not abs(now - was) <= max(tolerance, TIGHT * abs(was), 1e-9) and now == now:
+            self.say(where, was, now)
+
+    def compare(self, was: Any, now: Any, where: str) -> None:
+        if was == FREE:
+            return
+        if isinstance(was, dict) and was.keys() == {"~"}:
+            if isinstance(now, (int, float)):
+                self.number(*[was["~"][0], now, was["~"][1]], where)
+            else:
+                self.say(where, was["~"][0], now)
+        elif isinstance(was, dict) and was.keys() == {"text"}:
+            self.text(was["text"], now, where)
+        elif isinstance(was, str):
+            self.text(tokens(was), now, where, was)
+        elif isinstance(was, bool) or was is None:
+            if was != now:
+                self.say(where, was, now)
+        elif isinstance(was, (int, float)):
+            if isinstance(now, (int, float)):
+                self.number(was, now, 0.0, where)
+            else:
+                self.say(where, was, now)
+        elif isinstance(was, list):
+            if not isinstance(now, list) or len(now) != len(was):
+                self.say(where, was, now)
+                return
+            for k, (a, b) in enumerate(zip(was, now)):
+                name = named(b, k) if isinstance(b, list) else f"{k + 1}"
+                self.compare(a, b, f"{where}, {name}" if not isinstance(a, (int, float)) else where)
+        elif isinstance(was, dict):
+            if not isinstance(now, dict) or was.keys() != now.keys():
+                self.say(where, sorted(was), sorted(now) if isinstance(now, dict) else now)
+                return
+            for key in was:
+                self.compare(was[key], now[key], f"{where}, {key}")
+
+    def text(self, was: list, now: Any, where: str, whole: str | None = None) -> None:
+        if not isinstance(now, str):
+            self.say(where, was, now)
+            return
+        if whole == now:
+            return
+        parts = tokens(now)
+        if len(parts) != len(was):
+            self.say(where, joined(was), now)
+            return
+        for a, b in zip(was, parts):
+            if a == FREE or a == b:
+                continue
+            token, tolerance = a if isinstance(a, list) else (a, None)
+            old, new = value_of(token), value_of(b)
+            if old is not None and new is not None:
+                if not self.numbers:
+                    continue
+                if tolerance is None:  # a last digit may fall to the other side
+                    unit = max(quantum(token), quantum(b))
+                    tolerance = 1.01 * unit if unit < 0.011 * abs(old) and unit < 1 else TIGHT * abs(old)
+                if abs(new - old) <= tolerance:
+                    continue
+            self.say(where, joined(was), now)
+            return
+
+
+def joined(parts: list) -> str:
+    return " ".join(part[0] if isinstance(part, list) else part for part in parts)
+
+
+def named(item: list, position: int) -> str:
+    """`line "train"` for an artist of a figure."""
+    if len(item) > 2 and isinstance(item[0], str) and isinstance(item[1], str):
+        return f"{item[0]} {item[1]!r}" if item[1] else f"{item[0]} {position + 1}"
+    return str(position + 1)
+
+
+def brief(value: Any, length: int = 160) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[:length]} …"
+
+
+def differences(record: dict, run: dict) -> list[str]:
+    """What a run tells otherwise than the record, a line each."""
+    same = record["environment"] == run["environment"]
+    comparison = Comparison(numbers=same)
+    now = by_cell(run["told"])
+    for key, was in record["told"].items():
+        cell, _, kind = key.partition(" ")
+        where = f"code cell {cell}, {kind}"
+        if was == FREE:
+            continue
+        if key not in now:
+            comparison.say(where, was, "nothing")
+        elif isinstance(was, list) and len(was) != len(now[key]):
+            comparison.say(where, f"{len(was)} times", f"{len(now[key])} times")
+        else:
+            comparison.compare(was, now[key], where)
+    for key in now:
+        if key not in record["told"]:
+            cell, _, kind = key.partition(" ")
+            comparison.say(f"code cell {cell}, {kind}", "nothing", now[key][0])
+    story = [list(line) for line in sorted(map(tuple, run["story"]))]
+    if record["story"] != FREE and isinstance(record["story"], list):
+        if len(record["story"]) != len(story):
+            old = [line for line in record["story"] if line not in story]
+            new = [line for line in story if line not in record["story"]]
+            comparison.say("rows and loops", old or "nothing more", new or "nothing more")
+        else:
+            for was, line in zip(record["story"], story):
+                comparison.compare(was, line, f"code cell {line[0]}, rows and loops")
+    comparison.compare(record["results"], run["results"], "results")
+    return comparison.different
