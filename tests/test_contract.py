@@ -1,7 +1,7 @@
 """One contract for the training loops of chapters 3 and 4: an epoch equals plain PyTorch on the same rows and rates.
 
 The parameters afterwards, the learning rates seen, the loss and accuracy reported, with a last batch that is smaller.
-What only a whole notebook shows (schedules, seeds, rows) is watched while it runs: tests/kernel/watch.
+What only a whole notebook shows (schedules, seeds, rows) is watched while it runs: tests/checks/kernel.
 """
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.definitions import definitions, parse
-from tests.notebooks import NotebookError, code_cells, name_of, notebooks, read
-from tests.test_conventions import prepared, with_definition
+from tests.definitions import parse
+from tests.notebooks import code_cells, name_of, notebooks, read
+from tests.test_conventions import CONVERSIONS, conversion, prepared, with_definition
 
 BATCH = 5  # of 23 images: the last batch has three
 
@@ -37,19 +37,16 @@ def plain_epoch(model, images, labels, to_inputs, order, rate):
 
 
 def inputs_of(notebook, needed):
-    """What the notebook's loop feeds the network for a batch of images."""
+    """What the notebook's loop is given, and what makes the network's inputs of it."""
     if "inputs" in needed:
         return needed["inputs"], lambda x: x
     images = needed["images" if "images" in needed else "photos"]
-    try:
-        to_inputs = definitions(notebook, "to_inputs").to_inputs
-    except NotebookError:
-        return images, lambda x: x
+    to_inputs = needed.get("to_inputs") or (conversion(notebook) if notebook in CONVERSIONS else lambda x: x)
     scaling = needed.get("scaling", ())
     return images, lambda x: to_inputs(x, *scaling)
 
 
-LOOPS = [notebook for notebook in with_definition("train_one_epoch")]
+LOOPS = with_definition("train_one_epoch")
 
 
 @pytest.mark.parametrize("notebook", LOOPS)

@@ -1,4 +1,4 @@
-"""The watch (tests/kernel/watch) finds each kind of fault in a small notebook, and leaves a sound one alone."""
+"""The watch (tests/checks/kernel) finds each kind of fault in a small notebook, and leaves a sound one alone."""
 from __future__ import annotations
 
 import json

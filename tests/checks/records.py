@@ -6,7 +6,7 @@ moved by a millionth and clocks that run unevenly. What differs between them (ti
 turns over) is known by that: it is kept with a tolerance, or as free.
 
 A later run is compared with the record, numbers within their tolerance. Where a library has another version than when
-the record was made, numbers may differ by right: then words, labels, structure and story are compared.
+the record was made, numbers may differ by right: then only what does not follow from numbers is compared.
 """
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from tests.notebooks import ROOT, write_text
 FOLDER = ROOT / "tests" / "records"
 FREE = "…"  # stands for what differed between the runs
 LOOSE = 0.05  # a number that moved by more than this share is free
+WIDE = 8  # times as far as it moved a number may go
 TIGHT = 1e-5  # the least relative tolerance
 NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)(?![\w])"
                     r"|(?<=[A-Za-z_=(])\d+\.\d+")
+ROUTES = 4  # expressions that are kept of an entry of `results`
 LISTED = 6  # differences that a message lists
 
 
@@ -62,10 +64,7 @@ def merge(values: list[Any]) -> Any:
         return first
     kinds = {type(value) for value in values}
     if kinds <= {int, float}:
-        spread = max(abs(value - first) for value in values)
-        if spread != spread or spread > LOOSE * max(abs(value) for value in values):
-            return FREE
-        return {"~": [first, float(f"{4 * spread:.2g}")]}
+        return with_tolerance([values])[0]
     if len(kinds) > 1:
         return FREE
     if isinstance(first, dict):
@@ -75,24 +74,51 @@ def merge(values: list[Any]) -> Any:
     if isinstance(first, list):
         if any(len(value) != len(first) for value in values):
             return FREE
+        if all(isinstance(item, (int, float)) for value in values for item in value):
+            return with_tolerance(list(zip(*values)))
         return [merge(list(items)) for items in zip(*values)]
     if isinstance(first, str):
-        parts = [tokens(value) for value in values]
-        if any(len(part) != len(parts[0]) for part in parts):
-            return FREE
-        merged = []
-        for group in zip(*parts):
-            numbers = [value_of(token) for token in group]
-            if len(set(group)) == 1:
-                merged.append(group[0])
-            elif None in numbers:
-                merged.append(FREE)
-            else:
-                common = merge([float(number) for number in numbers])
-                merged.append(common if common == FREE or not isinstance(common, dict)
-                              else [group[0], common["~"][1] + 2 * max(map(quantum, group))])
-        return {"text": merged}
+        return merged_text([tokens(value) for value in values])
     return FREE
+
+
+def with_tolerance(groups: list) -> list:
+    """Numbers of one sequence over the runs: each as it is where it never moved, else with a tolerance, or free.
+
+    What moved has the tolerance of what moved most: two runs more tell how far a sequence goes, not each number.
+    """
+    moved = [max(abs(value - group[0]) for value in group) for group in groups]
+    sizes = [max(abs(value) for value in group) for group in groups]
+    shares = [spread / size for spread, size in zip(moved, sizes) if spread == spread and spread and size]
+    most = max((share for share in shares if share <= LOOSE), default=0.0)
+    found = []
+    for group, spread, size in zip(groups, moved, sizes):
+        if spread == 0:
+            found.append(group[0])
+        elif not spread <= LOOSE * size:
+            found.append(FREE)
+        else:
+            found.append({"~": [group[0], float(f"{max(WIDE * spread, 3 * most * size):.2g}")]})
+    return found
+
+
+def merged_text(parts: list[list[str]]) -> Any:
+    """The tokens of a text over the runs."""
+    if any(len(part) != len(parts[0]) for part in parts):
+        return FREE
+    groups = list(zip(*parts))
+    moved = [k for k, group in enumerate(groups) if len(set(group)) > 1]
+    numeric = [k for k in moved if None not in map(value_of, groups[k])]
+    common = dict(zip(numeric, with_tolerance([[float(value_of(token)) for token in groups[k]] for k in numeric])))
+    merged: list[Any] = []
+    for k, group in enumerate(groups):
+        if k not in moved:
+            merged.append(group[0])
+        elif not isinstance(common.get(k), dict):
+            merged.append(FREE)
+        else:
+            merged.append([group[0], common[k]["~"][1] + 2 * max(map(quantum, group))])
+    return {"text": merged}
 
 
 def by_cell(told: list) -> dict[str, list]:
@@ -111,8 +137,15 @@ def make(runs: list[dict]) -> dict:
         "environment": runs[0]["environment"],
         "story": merge([[list(line) for line in story] for story in stories]),
         "results": merge([run["results"] for run in runs]),
+        "routes": {key: common for key in runs[0]["routes"] if (common := common_routes(runs, key))},
         "told": {key: merge([cells[key] for cells in told]) for key in keys},
     }
+
+
+def common_routes(runs: list[dict], key: str) -> list[str]:
+    """The shortest expressions that gave an entry of `results` in every run."""
+    return [text for text in runs[0]["routes"][key]
+            if all(text in run["routes"].get(key, ()) for run in runs)][:ROUTES]
 
 
 def write(record: dict, notebook: str) -> None:
@@ -132,6 +165,7 @@ def write(record: dict, notebook: str) -> None:
         part("story", [f"  {compact(line)}" for line in story], "[]") if isinstance(story, list)
         else f' "story": {compact(story)}',
         f' "results": {compact(record["results"])}',
+        part("routes", [f"  {compact(key)}: {compact(texts)}" for key, texts in record["routes"].items()], "{}"),
         part("told", told, "{}"),
     ])
     path = path_of(notebook)
@@ -148,15 +182,14 @@ def load(notebook: str) -> dict | None:
 
 
 class Comparison:
-    def __init__(self, numbers: bool):
-        self.numbers = numbers  # compare them too
+    def __init__(self):
         self.different: list[str] = []
 
     def say(self, where: str, was: Any, now: Any) -> None:
         self.different.append(f"{where}: recorded {brief(was)}, now {brief(now)}")
 
     def number(self, was: float, now: float, tolerance: float, where: str) -> None:
-        if self.numbers and not abs(now - was) <= max(tolerance, TIGHT * abs(was), 1e-9) and now == now:
+        if not abs(now - was) <= max(tolerance, TIGHT * abs(was), 1e-9) and now == now:
             self.say(where, was, now)
 
     def compare(self, was: Any, now: Any, where: str) -> None:
@@ -209,8 +242,6 @@ class Comparison:
             token, tolerance = a if isinstance(a, list) else (a, None)
             old, new = value_of(token), value_of(b)
             if old is not None and new is not None:
-                if not self.numbers:
-                    continue
                 if tolerance is None:  # a last digit may fall to the other side
                     unit = max(quantum(token), quantum(b))
                     tolerance = 1.01 * unit if unit < 0.011 * abs(old) and unit < 1 else TIGHT * abs(old)
@@ -238,9 +269,15 @@ def brief(value: Any, length: int = 160) -> str:
 
 
 def differences(record: dict, run: dict) -> list[str]:
-    """What a run tells otherwise than the record, a line each."""
-    same = record["environment"] == run["environment"]
-    comparison = Comparison(numbers=same)
+    """What a run tells otherwise than the record, a line each.
+
+    With other versions of the libraries only what does not follow from numbers is compared: which cells print, show a
+    table or a figure, the labels and legends of figures, what rows went where, the names of `results`, and that one of
+    the expressions that gave an entry still gives it.
+    """
+    if record["environment"] != run["environment"]:
+        return [*structural(record, run), *lost_routes(record, run)]
+    comparison = Comparison()
     now = by_cell(run["told"])
     for key, was in record["told"].items():
         cell, _, kind = key.partition(" ")
@@ -258,7 +295,7 @@ def differences(record: dict, run: dict) -> list[str]:
             cell, _, kind = key.partition(" ")
             comparison.say(f"code cell {cell}, {kind}", "nothing", now[key][0])
     story = [list(line) for line in sorted(map(tuple, run["story"]))]
-    if record["story"] != FREE and isinstance(record["story"], list):
+    if isinstance(record["story"], list):
         if len(record["story"]) != len(story):
             old = [line for line in record["story"] if line not in story]
             new = [line for line in story if line not in record["story"]]
@@ -267,4 +304,50 @@ def differences(record: dict, run: dict) -> list[str]:
             for was, line in zip(record["story"], story):
                 comparison.compare(was, line, f"code cell {line[0]}, rows and loops")
     comparison.compare(record["results"], run["results"], "results")
-    return comparison.different
+    return [*comparison.different, *lost_routes(record, run)]
+
+
+def lost_routes(record: dict, run: dict) -> list[str]:
+    """Entries of `results` that none of the expressions gives any more that gave them."""
+    return [f"results, {key}: it was {texts[0]}, and is no more" for key, texts in record["routes"].items()
+            if key in run["results"] and not set(texts) & set(run["routes"].get(key, ()))]
+
+
+def structural(record: dict, run: dict) -> list[str]:
+    """What differs between a record and a run with other versions that no number explains."""
+    was, now = outline(record["told"]), outline(by_cell(run["told"]))
+    found = [f"code cell {key.replace(' ', ', ', 1)}: recorded {brief(was.get(key, 'nothing'))}, "
+             f"now {brief(now.get(key, 'nothing'))}"
+             for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key) and FREE not in
+             (was.get(key), now.get(key))]
+    names = sorted(record["results"]) if isinstance(record["results"], dict) else None
+    if names is not None and names != sorted(run["results"]):
+        found.append(f"results: recorded {names}, now {sorted(run['results'])}")
+    return found
+
+
+def outline(cells: dict[str, Any]) -> dict[str, Any]:
+    """What of the things told in each cell does not follow from numbers."""
+    found = {}
+    for key, items in cells.items():
+        kind = key.partition(" ")[2]
+        if items == FREE or kind != "figure":
+            found[key] = FREE if items == FREE else "something"
+            continue
+        found[key] = [[[words_of(ax["x"]), words_of(ax["y"]), ax["scales"], kinds_of(ax["draws"])]
+                       for ax in figure["axes"]] if isinstance(figure, dict) and isinstance(figure["axes"], list)
+                      else FREE for figure in items]
+        if FREE in found[key]:
+            found[key] = FREE
+    return found
+
+
+def words_of(text: Any) -> str:
+    """A label without its numbers."""
+    parts = text["text"] if isinstance(text, dict) else tokens(text) if isinstance(text, str) else []
+    return " ".join(part for part in parts if isinstance(part, str) and value_of(part) is None and part != FREE)
+
+
+def kinds_of(draws: Any) -> list[str]:
+    """The kinds of artists that are drawn."""
+    return sorted({draw[0] for draw in draws if isinstance(draw, list)} - {"texts"}) if isinstance(draws, list) else []

@@ -24,7 +24,16 @@ class Watch:
         self.last_read = 0
         self.rows, self.loops = Rows(self), Loops(self)
         self.known = set(shell.user_ns)
-        self.figures = 0
+        self.over = False
+
+    def stop(self):
+        """The last cell has run: what follows is not watched."""
+        self.over = True
+        builtins.print = self.print_plain
+        self.shell.events.unregister("pre_run_cell", self.before_cell)
+        self.shell.events.unregister("post_run_cell", self.after_cell)
+        self.rows.stop()
+        self.loops.stop()
 
     def find(self, check, text, key):
         """Something is wrong; the same in the same cell is told once."""
@@ -136,26 +145,29 @@ def start(shake=0):
 
     shell = get_ipython()
     WATCH = watch = Watch(shell, shake)
-    plain = builtins.print
-
-    def watched_print(*args, **kwargs):
-        watch.print(*args, **kwargs)
-        return plain(*args, **kwargs)
-
-    builtins.print = watched_print
     if shake:
         from .clocks import uneven
 
         uneven(shake)
+    watch.print_plain = plain = builtins.print
+
+    def watched_print(*args, **kwargs):
+        if not watch.over:
+            watch.print(*args, **kwargs)
+        return plain(*args, **kwargs)
+
+    builtins.print = watched_print
     shell.events.register("pre_run_cell", watch.before_cell)
     shell.events.register("post_run_cell", watch.after_cell)
 
 
 def finish():
-    """All that was found and told, as JSON."""
+    """All that was found and told, as JSON. Nothing is watched any more."""
     from .figures import number
+    from .routes import routes
 
     watch = WATCH
+    watch.stop()
     watch.loops.close_all()
     results = {}
     for key, value in watch.results().items():
@@ -163,10 +175,15 @@ def finish():
             results[key] = number(value)
         except (TypeError, ValueError):
             results[key] = str(value)
+    try:
+        second = routes(watch.results(), watch.names())
+    except Exception as error:
+        watch.broke(error)
+        second = {}
     return json.dumps({
         "findings": [[key[0], key[1], text, list(key[2:])] for key, text in watch.findings.items()],
-        "story": watch.loops.story(), "told": watch.told, "results": results, "errors": watch.errors,
-        "environment": environment()}, default=str)
+        "story": watch.loops.story(), "told": watch.told, "results": results, "routes": second,
+        "errors": watch.errors, "environment": environment()}, default=str)
 
 
 def environment():

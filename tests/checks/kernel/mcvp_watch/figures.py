@@ -146,7 +146,7 @@ def hook(watch):
 
     def watched_show(*args, **kwargs):
         try:
-            for figure_number in pyplot.get_fignums():
+            for figure_number in () if watch.over else pyplot.get_fignums():
                 watch.figure(pyplot.figure(figure_number))
         except Exception as error:
             watch.broke(error)

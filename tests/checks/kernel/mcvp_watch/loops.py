@@ -35,6 +35,11 @@ class Loops:
         self.sensitive = weakref.WeakKeyDictionary()
         self.reads = {}  # cell -> {roles: numbers read off}
         self.hooked = False
+        self.handles = []
+
+    def stop(self):
+        for handle in self.handles:
+            handle.remove()
 
     def hook(self):
         torch = sys.modules.get("torch")
@@ -48,10 +53,11 @@ class Loops:
         from torch.optim import optimizer as optimizers
 
         self.grad_enabled = torch.is_grad_enabled
-        modules.register_module_forward_pre_hook(self.before_forward)
-        modules.register_module_forward_hook(self.after_forward, always_call=True)
-        optimizers.register_optimizer_step_pre_hook(self.before_step)
-        optimizers.register_optimizer_step_post_hook(self.after_step)
+        self.handles = [
+            modules.register_module_forward_pre_hook(self.before_forward),
+            modules.register_module_forward_hook(self.after_forward, always_call=True),
+            optimizers.register_optimizer_step_pre_hook(self.before_step),
+            optimizers.register_optimizer_step_post_hook(self.after_step)]
         loops = self
         for name in vars(lr_scheduler):
             kind = getattr(lr_scheduler, name)
@@ -61,7 +67,7 @@ class Loops:
         plain, inside = torch.Tensor.backward, []
 
         def backward(tensor, *args, **kwargs):
-            if inside:  # the mode that follows rows calls it a second time
+            if inside or loops.watch.over:  # the mode that follows rows calls it a second time
                 return plain(tensor, *args, **kwargs)
             inside.append(True)
             try:
@@ -266,6 +272,7 @@ class Loops:
     def close_all(self):
         """What only the whole notebook shows."""
         test = any(mask & TEST for kinds in self.reads.values() for mask in kinds)
+        test = test or not any(fit.masks & TRAIN for fit in self.fits)  # what is trained in NumPy is not followed
         born, since = (cells.get(TEST, 1e9) for cells in (self.watch.rows.born_in, self.watch.rows.numbers_since))
         if born < since < 1e9 and not test:
             spoken_of = [key for key in self.watch.results() if "test" in words(key)]

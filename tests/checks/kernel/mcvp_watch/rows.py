@@ -266,6 +266,12 @@ class Rows:
             self.mode = make_mode(torch, self)
             self.mode.__enter__()
 
+    def stop(self):
+        if self.mode is not None:
+            self.mode.__exit__(None, None, None)
+            self.mode = None
+        self.busy = True
+
     def read_off(self, tensor, tag, value):
         """A Python number was read off a tensor."""
         if isinstance(value, float) and value == value and value not in (0.0, 1.0):
