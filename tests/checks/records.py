@@ -25,6 +25,7 @@ TIGHT = 1e-5  # the least relative tolerance
 NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)(?![\w])"
                     r"|(?<=[A-Za-z_=(])\d+\.\d+")
 ROUTES = 4  # expressions that are kept of an entry of `results`
+VERSION = re.compile(r"\b\d+\.\d+\.\d+[\w.+-]*")
 LISTED = 6  # differences that a message lists
 
 
@@ -34,6 +35,7 @@ def path_of(notebook: str) -> Path:
 
 def tokens(text: str) -> list[str]:
     """Words and numbers of a text, in order; white space does not count."""
+    text = VERSION.sub("version", text)
     found, start = [], 0
     for match in NUMBER.finditer(text):
         found += text[start:match.start()].split() + [match.group()]
@@ -216,8 +218,12 @@ class Comparison:
             if not isinstance(now, list) or len(now) != len(was):
                 self.say(where, was, now)
                 return
+            if is_summary(was) and is_summary(now):
+                self.summary(was, now, where)
+                return
+            parts = DATA.get(was[0], {}) if was and isinstance(was[0], str) else {}
             for k, (a, b) in enumerate(zip(was, now)):
-                name = named(b, k) if isinstance(b, list) else f"{k + 1}"
+                name = parts.get(k) or (named(b, k) if isinstance(b, list) else f"{k + 1}")
                 self.compare(a, b, f"{where}, {name}" if not isinstance(a, (int, float)) else where)
         elif isinstance(was, dict):
             if not isinstance(now, dict) or was.keys() != now.keys():
@@ -225,6 +231,13 @@ class Comparison:
                 return
             for key in was:
                 self.compare(was[key], now[key], f"{where}, {key}")
+
+    def summary(self, was: list, now: list, where: str) -> None:
+        """Of data that differ one number says it."""
+        before = len(self.different)
+        for name, a, b in zip(STATISTICS, was, now):
+            if len(self.different) == before:
+                self.compare(a, b, f"{where}, {name}")
 
     def text(self, was: list, now: Any, where: str, whole: str | None = None) -> None:
         if not isinstance(now, str):
@@ -253,6 +266,19 @@ class Comparison:
 
 def joined(parts: list) -> str:
     return " ".join(part[0] if isinstance(part, list) else part for part in parts)
+
+
+STATISTICS = ("count", "not finite", "first", "last", "smallest", "largest", "mean", "order", "spread")
+DATA = {"line": {2: "style", 3: "x", 4: "y"}, "mesh": {3: "values"},
+        "points": {2: "color", 3: "x", 4: "y", 5: "values"},
+        "bars": {2: "colors", 3: "x", 4: "y", 5: "width", 6: "height"}, "patches": {3: "x", 4: "y"},
+        "image": {2: "shape", 3: "values", 4: "limits", 5: "extent"}, "texts": {1: "text", 3: "places"}}
+
+
+def is_summary(value: list) -> bool:
+    """Whether this is what figures.py tells of a sequence of numbers."""
+    return len(value) == len(STATISTICS) and all(isinstance(item, (int, float)) or item in (FREE, "nan", "inf", "-inf")
+                                                 or isinstance(item, dict) for item in value)
 
 
 def named(item: list, position: int) -> str:

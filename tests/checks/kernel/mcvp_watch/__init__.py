@@ -5,6 +5,7 @@ Nothing of it stands in the notebook's namespace, and what is watched computes w
 """
 import builtins
 import json
+import os
 import sys
 import traceback
 
@@ -146,9 +147,10 @@ def start(shake=0):
     shell = get_ipython()
     WATCH = watch = Watch(shell, shake)
     if shake:
-        from .clocks import uneven
+        from .clocks import elsewhere, uneven
 
         uneven(shake)
+        elsewhere(shake)
     watch.print_plain = plain = builtins.print
 
     def watched_print(*args, **kwargs):
@@ -189,4 +191,5 @@ def finish():
 def environment():
     versions = {name: getattr(sys.modules.get(name), "__version__", "") for name in
                 ("numpy", "pandas", "matplotlib", "torch", "torchvision", "sklearn", "PIL")}
-    return {name: ".".join(version.split("+")[0].split(".")[:2]) for name, version in versions.items() if version}
+    found = {name: ".".join(version.split("+")[0].split(".")[:2]) for name, version in versions.items() if version}
+    return {"system": sys.platform, "machine": os.uname().machine if hasattr(os, "uname") else "", **found}

@@ -1,4 +1,6 @@
-"""Clocks that run unevenly: what depends on time comes out different in each such run, and is known by that."""
+"""Uneven clocks and another machine: what depends on them comes out different in a shaken run, and is known by that."""
+import os
+import platform
 import random
 import sys
 import time
@@ -29,3 +31,22 @@ def uneven(seed):
     module = sys.modules.get("torch.utils.benchmark.utils.timer")
     if module is not None:
         module.timer = time.perf_counter
+
+
+def elsewhere(seed):
+    """What a notebook's own code asks of the machine is answered as by another one; libraries are told the truth."""
+    def told_to_notebooks(function, other):
+        def ask(*args, **kwargs):
+            true = function(*args, **kwargs)
+            return other(true) if sys._getframe(1).f_globals.get("__name__") == "__main__" else true
+
+        return ask
+
+    os.cpu_count = told_to_notebooks(os.cpu_count, lambda true: (true or 1) + seed)
+    for name in ("machine", "system", "release", "platform", "processor", "node", "python_version"):
+        setattr(platform, name, told_to_notebooks(getattr(platform, name), lambda true: f"{true}-{seed}"))
+    psutil = sys.modules.get("psutil")
+    if psutil is not None:
+        psutil.cpu_count = told_to_notebooks(psutil.cpu_count, lambda true: (true or 1) + seed)
+        psutil.virtual_memory = told_to_notebooks(
+            psutil.virtual_memory, lambda true: true._replace(total=true.total * (1 + seed), available=true.total))

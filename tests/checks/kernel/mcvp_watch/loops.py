@@ -311,6 +311,8 @@ class Loops:
         first, last = fit.rates[0], fit.rates[-1]
         tops = max(rate[0] for rate in fit.rates)
         sizes = sorted(set(fit.sizes))
+        if fit.kind == "LBFGS":  # it looks at the rows as often as its line search needs
+            return f"LBFGS, {', '.join(text.partition(' of ')[2] for text in by_role) or 'rows of no known set'}"
         return (f"{fit.kind}, {fit.steps} steps of {'/'.join(map(str, sizes[:4]))} rows, "
                 f"{', '.join(by_role) or 'of no known set'}; rates "
                 f"{short(first)} to {short(last)}, at most {tops:.4g}")
