@@ -366,7 +366,7 @@ class NotebookFile(IPyNbFile):
     def end_watch(self) -> None:
         """Ask the watch what it saw, once the last cell has run."""
         if self.is_watched and self.kernel is not None:
-            self.told = watched.end(self.kernel)
+            self.told = watched.end(self.kernel, self.nb)
 
     def run_answers(self) -> None:
         """Run the answers in code that stand in the notebook's text, after its last cell."""

@@ -192,4 +192,6 @@ def environment():
     versions = {name: getattr(sys.modules.get(name), "__version__", "") for name in
                 ("numpy", "pandas", "matplotlib", "torch", "torchvision", "sklearn", "PIL")}
     found = {name: ".".join(version.split("+")[0].split(".")[:2]) for name, version in versions.items() if version}
+    torch = sys.modules.get("torch")
+    found["device"] = "cuda" if torch is not None and torch.cuda.is_available() else "cpu"
     return {"system": sys.platform, "machine": os.uname().machine if hasattr(os, "uname") else "", **found}
