@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.checks import records
 from tests.notebooks import ROOT
 
 SOUND = [
@@ -143,7 +144,9 @@ FAULTS = {  # name -> (what is replaced, by what, words of the finding)
 @pytest.fixture(scope="module")
 def told() -> dict[str, dict]:
     """What is told of the sound notebook and of each with a fault; all run in one process."""
-    jobs = {"sound": {"cells": SOUND}, "again": {"cells": SOUND}, "shaken": {"cells": SOUND, "shake": 1}}
+    jobs = {"sound": {"cells": SOUND}, "again": {"cells": SOUND}, "shaken": {"cells": SOUND, "shake": 1},
+            "another variable": {"cells": [*SOUND[:-1], SOUND[-1].replace("'test_accuracy': test_accuracy",
+                                                                          "'test_accuracy': baseline")]}}
     for name, (old, new, _) in FAULTS.items():
         assert sum(cell.count(old) for cell in SOUND) == 1, f"{name}: not once in the notebook"
         jobs[name] = {"cells": [cell.replace(old, new) for cell in SOUND]}
@@ -180,6 +183,24 @@ def test_a_fault_is_found_or_told(told, name):
         assert told[name]["story"] != told["sound"]["story"]
     else:
         assert any(words in text for text in texts), texts
+
+
+def test_a_second_route_to_each_entry_of_results(told):
+    """It holds in a shaken run, whose numbers are others, and does not for an entry taken from another variable."""
+    record = records.make([told["sound"], told["shaken"]])
+    assert record["routes"]["test_accuracy"][0] == "test_accuracy"
+    assert "history['val loss'] mean" in record["routes"]["val_loss"]
+    elsewhere = {"environment": {"torch": "other"}}
+    assert records.differences(record, told["shaken"] | elsewhere) == []
+    said = records.differences(record, told["another variable"] | elsewhere)
+    assert said == ["results, test_accuracy: it was test_accuracy, and is no more"]
+
+
+def test_a_shaken_run_differs_by_little(told):
+    record = records.make([told["sound"], told["shaken"]])
+    assert records.differences(record, told["shaken"]) == [] == records.differences(record, told["sound"])
+    was, now = told["sound"]["results"]["val_loss"], told["shaken"]["results"]["val_loss"]
+    assert was != now == pytest.approx(was, rel=1e-3)
 
 
 def test_figures_are_read_back(told):
