@@ -252,7 +252,7 @@ class Loops:
         cell = self.watch.cell
         ends = {}
         for fit in self.fits:
-            if fit.cell == cell and fit.steps > 1 and fit.end is not None:
+            if fit.cell == cell and fit.steps > 1 and fit.end not in (None, fit.start):
                 ends.setdefault((fit.end, fit.kind), []).append(fit)
         for fits in ends.values():
             if len(fits) > 1:
