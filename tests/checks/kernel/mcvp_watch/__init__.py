@@ -74,6 +74,13 @@ class Watch:
             if result.result is not None:
                 self.displayed(result.result)
             self.loops.end_cell()
+        except Exception as error:
+            self.broke(error)
+        self.look()
+
+    def look(self):
+        """At the notebook's names, for rows that are new."""
+        try:
             self.rows.scan(self.names())
         except Exception as error:
             self.broke(error)

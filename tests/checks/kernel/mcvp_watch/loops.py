@@ -64,6 +64,15 @@ class Loops:
             if isinstance(kind, type) and issubclass(kind, lr_scheduler.LRScheduler) and "__init__" in vars(kind):
                 self.wrap_schedule(kind)
 
+        made = torch.optim.Optimizer.__init__
+
+        @functools.wraps(made)
+        def __init__(optimizer, *args, **kwargs):
+            if not loops.watch.over:  # rows that this cell has loaded get known before they are trained on
+                loops.watch.look()
+            return made(optimizer, *args, **kwargs)
+
+        torch.optim.Optimizer.__init__ = __init__
         plain, inside = torch.Tensor.backward, []
 
         def backward(tensor, *args, **kwargs):

@@ -5,6 +5,7 @@ A row is born when a cell has ended and a name says what its rows are for: `data
 augmentation and the network, to the loss that is differentiated and to the number that is read off. Two tensors with
 the same content are the same rows, whatever library loaded them and whatever they are called.
 """
+import hashlib
 import re
 import sys
 import weakref
@@ -123,6 +124,8 @@ class Rows:
                 self.visit(torch, name, item, (*path, key), role_of(key) or role, depth - 1)
         elif depth and isinstance(value, (list, tuple)) and 0 < len(value) <= 4096:
             self.pair(torch, value, path, role)
+            if role and torch is not None and len(value) >= FEWEST and isinstance(value[0], (tuple, list, dict)):
+                self.samples(torch, value, path, role)
             for item in value[:64]:
                 self.visit(torch, name, item, path, role, depth - 1)
             if role and len(value) > 8 and isinstance(value[0], (tuple, list)):
@@ -159,6 +162,32 @@ class Rows:
                     self.put(item, tag)
                 if item.dim() == 1 and not item.is_floating_point() and len(item) <= MOST:
                     self.labels.update(zip(tag.rows.tolist(), item.tolist()))
+
+    def samples(self, torch, value, path, role):
+        """A list of samples, each a picture with what belongs to it: `[(image, {"boxes": …}), …]`."""
+        shared = 0
+        for item in value:
+            parts = [inner for part in (item.values() if isinstance(item, dict) else item)
+                     for inner in (part.values() if isinstance(part, dict) else [part])]
+            tensors = [part for part in parts if isinstance(part, torch.Tensor) and part.dim()]
+            picture = next((part for part in tensors if part.dim() >= 2 and part.numel() > 16), None)
+            if picture is None:
+                return
+            tag = self.tag(picture)
+            if tag is None or not tag.mask:
+                content = hashlib.blake2b(np.ascontiguousarray(picture.detach().cpu().numpy()).tobytes()).digest()
+                rows = self.number(("one", tuple(picture.shape), kind_of(picture)), [content])
+                shared += bool(int(self.roles[rows[0]]) & ~role)
+                self.roles[rows] |= np.uint8(role)
+                tag = Tag(rows, role, False)
+                for part in tensors:
+                    if self.tag(part) is None:
+                        self.put(part, tag)
+        if shared:
+            self.watch.find("rows", f"{shared} of the {len(value)} samples of {shown(path)} are also of another set",
+                            ("shared", *map(str, path)))
+        self.born_in.setdefault(role, self.watch.cell)
+        self.follow()
 
     def meet(self, value, path, role, kind):
         key = tuple(map(str, path)) + (kind, tuple(value.shape))
