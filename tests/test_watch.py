@@ -145,6 +145,7 @@ FAULTS = {  # name -> (what is replaced, by what, words of the finding)
 def told() -> dict[str, dict]:
     """What is told of the sound notebook and of each with a fault; all run in one process."""
     jobs = {"sound": {"cells": SOUND}, "again": {"cells": SOUND}, "shaken": {"cells": SOUND, "shake": 1},
+            "pickles": {"cells": ["import pickle; assert pickle.loads(pickle.dumps(print)) is print"]},
             "another variable": {"cells": [*SOUND[:-1], SOUND[-1].replace("'test_accuracy': test_accuracy",
                                                                           "'test_accuracy': baseline")]}}
     for name, (old, new, _) in FAULTS.items():
@@ -163,6 +164,11 @@ def test_a_sound_notebook_is_left_alone(told):
 def test_the_watch_changes_nothing_and_tells_the_same_each_time(told):
     assert told["sound"] == told["again"]
     assert told["sound"]["results"]["test_accuracy"] > 0.5
+
+
+def test_what_is_printed_is_told_and_print_stays_what_it_is(told):
+    assert [what[:13] for _, kind, what in told["sound"]["told"] if kind == "printed"] == ["test accuracy"]
+    assert told["pickles"]["failed"] is None
 
 
 def test_the_story(told):

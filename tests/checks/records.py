@@ -126,7 +126,9 @@ def merged_text(parts: list[list[str]]) -> Any:
 def by_cell(told: list) -> dict[str, list]:
     cells: dict[str, list] = {}
     for cell, kind, what in told:
-        cells.setdefault(f"{cell} {kind}", []).append(what)
+        whole = what if kind == "printed" else None
+        cells.setdefault(f"{cell} {kind}", []).extend(
+            [what] if whole is None else [line for line in whole.splitlines() if line.strip()])
     return cells
 
 

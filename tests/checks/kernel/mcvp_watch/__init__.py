@@ -3,7 +3,6 @@
 `start()` before the first cell, `finish()` after the last, which returns what was found and what was told as JSON.
 Nothing of it stands in the notebook's namespace, and what is watched computes what it would compute unwatched.
 """
-import builtins
 import json
 import os
 import sys
@@ -26,11 +25,11 @@ class Watch:
         self.rows, self.loops = Rows(self), Loops(self)
         self.known = set(shell.user_ns)
         self.over = False
+        self.written = []  # by this cell, so far
 
     def stop(self):
         """The last cell has run: what follows is not watched."""
         self.over = True
-        builtins.print = self.print_plain
         self.shell.events.unregister("pre_run_cell", self.before_cell)
         self.shell.events.unregister("post_run_cell", self.after_cell)
         self.rows.stop()
@@ -58,6 +57,10 @@ class Watch:
     def before_cell(self, info):
         self.cell += 1
         self.hook()
+        try:
+            self.listen()
+        except Exception as error:
+            self.broke(error)
 
     def hook(self):
         from . import figures
@@ -70,6 +73,7 @@ class Watch:
 
     def after_cell(self, result):
         self.hook()
+        self.printed()
         try:
             if result.result is not None:
                 self.displayed(result.result)
@@ -85,9 +89,25 @@ class Watch:
         except Exception as error:
             self.broke(error)
 
-    def print(self, *args, sep=" ", end="\n", file=None, **_):
-        if (file is None or file is sys.stdout) and not str(args[:1]).startswith("('<Figure"):
-            self.told.append((self.cell, "printed", (" " if sep is None else sep).join(map(str, args))))
+    def listen(self):
+        """To what is written to the standard output: `print` itself stays what it is."""
+        stream, watch, plain = sys.stdout, self, sys.stdout.write
+        if getattr(plain, "watched", False):  # IPython may put back what was there before a cell, or may not
+            return
+
+        def write(text):
+            if not watch.over:
+                watch.written.append(text)
+            return plain(text)
+
+        write.watched = True
+        stream.write = write
+
+    def printed(self):
+        for line in "".join(self.written).splitlines():
+            if line.strip() and not line.startswith("<Figure"):
+                self.told.append((self.cell, "printed", line))
+        self.written.clear()
 
     def displayed(self, value):
         text = table_text(value)
@@ -158,14 +178,6 @@ def start(shake=0):
 
         uneven(shake)
         elsewhere(shake)
-    watch.print_plain = plain = builtins.print
-
-    def watched_print(*args, **kwargs):
-        if not watch.over:
-            watch.print(*args, **kwargs)
-        return plain(*args, **kwargs)
-
-    builtins.print = watched_print
     shell.events.register("pre_run_cell", watch.before_cell)
     shell.events.register("post_run_cell", watch.after_cell)
 
