@@ -68,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--tell", metavar="FOLDER", type=Path, help=(
         "write what those checks see of each notebook below FOLDER, and compare it with no record"))
     group.addoption("--shake", metavar="SEED", type=int, default=0, help=(
-        "move every network by a millionth and let clocks run unevenly: what differs then is no finding"))
+        "let clocks run unevenly and the machine seem another: what differs then is no finding"))
     parser.addini("quick_seconds", "a notebook that needs more processor time fails in the quick profile", default="60")
     parser.addini("full_cell_seconds", "a cell that takes longer is stopped in the full profile", default="3600")
 

@@ -2,7 +2,7 @@
 
     python -m tests.checks Chapter03/Impact_of_dropout.ipynb …    (--all: every notebook; --missing: those without)
 
-Two of the runs are shaken: networks are moved by a millionth, clocks run unevenly, and the arithmetic is that of other
+Two of the runs are shaken: clocks run unevenly, the machine seems another, and the arithmetic is that of other
 processors. Prints what broke a rule and which parts of the record changed. Read that, and `git diff tests/records`,
 before you commit: the record says what is right.
 """

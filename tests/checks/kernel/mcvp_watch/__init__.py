@@ -135,17 +135,6 @@ class Watch:
         for text in said:
             self.find("figures", text, ("label", text))
 
-    def shake_parameters(self, optimizer):
-        import torch
-
-        generator = torch.Generator().manual_seed(self.shake)
-        with torch.no_grad():
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if parameter.is_floating_point():
-                        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
-                        parameter.mul_(1 + 1e-6 * noise.to(parameter))
-
     def results(self):
         results = self.shell.user_ns.get("results")
         return {str(k): v for k, v in results.items()} if isinstance(results, dict) else {}
@@ -167,7 +156,7 @@ def table_text(value):
 
 
 def start(shake=0):
-    """Begin to watch this kernel. `shake`: a seed; parameters are then moved by a millionth and clocks run unevenly."""
+    """Begin to watch this kernel. `shake`: a seed; clocks then run unevenly and the machine seems another."""
     global WATCH
     from IPython import get_ipython
 

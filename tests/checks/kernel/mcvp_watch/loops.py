@@ -178,8 +178,6 @@ class Loops:
             fit = self.by_optimizer[optimizer] = Fit(self.watch.cell, optimizer)
             self.fits.append(fit)
             fit.owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            if self.watch.shake:
-                self.watch.shake_parameters(optimizer)
             fit.start = digest(optimizer)
         fit.rates.append(tuple(float(group["lr"]) for group in optimizer.param_groups[:4]))
 
