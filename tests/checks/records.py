@@ -188,12 +188,13 @@ def load(notebook: str) -> dict | None:
 class Comparison:
     def __init__(self):
         self.different: list[str] = []
+        self.floor = 1e-9  # the least absolute tolerance
 
     def say(self, where: str, was: Any, now: Any) -> None:
         self.different.append(f"{where}: recorded {brief(was)}, now {brief(now)}")
 
     def number(self, was: float, now: float, tolerance: float, where: str) -> None:
-        if not abs(now - was) <= max(tolerance, TIGHT * abs(was), 1e-9) and now == now:
+        if not abs(now - was) <= max(tolerance, TIGHT * abs(was), self.floor) and now == now:
             self.say(where, was, now)
 
     def compare(self, was: Any, now: Any, where: str) -> None:
@@ -237,9 +238,12 @@ class Comparison:
     def summary(self, was: list, now: list, where: str) -> None:
         """Of data that differ one number says it."""
         before = len(self.different)
+        sizes = [abs(item["~"][0] if isinstance(item, dict) else item) for item in was[2:] if not isinstance(item, str)]
+        self.floor = max(1e-9, 1e-6 * max(sizes, default=0.0))  # a mean that is nothing but rounding
         for name, a, b in zip(STATISTICS, was, now):
             if len(self.different) == before:
                 self.compare(a, b, f"{where}, {name}")
+        self.floor = 1e-9
 
     def text(self, was: list, now: Any, where: str, whole: str | None = None) -> None:
         if not isinstance(now, str):
