@@ -69,6 +69,14 @@ def test_another_order_of_trainings_and_cells_is_said(record):
         "code cell 2, printed", "code cell 5, printed", "code cell 2, rows and loops, 2"], said
 
 
+def test_nine_axes_are_not_nine_numbers(record):
+    several = run()
+    several["told"][1][2]["axes"] *= 9
+    nine = records.make([several, several])
+    assert records.differences(nine, several) == []
+    assert "recorded" in records.differences(nine, run())[0]
+
+
 def test_with_other_versions_numbers_are_free_and_labels_are_not(record):
     other = run(loss=0.7, accuracy=0.6, printed="one wins after 2 epochs")
     other["environment"] = {"torch": "2.10"}

@@ -284,7 +284,7 @@ DATA = {"line": {2: "style", 3: "x", 4: "y"}, "mesh": {3: "values"},
 def is_summary(value: list) -> bool:
     """Whether this is what figures.py tells of a sequence of numbers."""
     return len(value) == len(STATISTICS) and all(isinstance(item, (int, float)) or item in (FREE, "nan", "inf", "-inf")
-                                                 or isinstance(item, dict) for item in value)
+                                                 or isinstance(item, dict) and item.keys() == {"~"} for item in value)
 
 
 def named(item: list, position: int) -> str:
