@@ -74,6 +74,7 @@ def describe_axes(ax):
             mapping = getattr(axis.units, "_mapping", {})
             told[side] = [list(map(str, mapping))[:64]]
     told["scales"] = f"{ax.get_xscale()} {ax.get_yscale()} {int(ax.xaxis_inverted())}{int(ax.yaxis_inverted())}"
+    told["limits"] = [number(value) for value in (*ax.get_xlim(), *ax.get_ylim())]
     artists = []
     for line in ax.lines[:MOST]:
         artists.append(["line", label_of(line), f"{color_of(line)} {line.get_linestyle()} {line.get_marker()}",
