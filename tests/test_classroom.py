@@ -232,7 +232,7 @@ def test_a_cache_that_is_a_file(tmp_path, command, code):
 @needs_rights
 @COMMANDS
 def test_a_home_that_cannot_be_written(folder, command, code):
-    run = outside(*command, HOME=str(folder / "home"), XDG_CACHE_HOME="")
+    run = outside(*command, HOME=str(folder / "home"), XDG_CACHE_HOME="", MCVP_CACHE="")
     assert run.returncode == code and one_sentence(run, folder / "home"), run.stdout + run.stderr
 
 

@@ -43,6 +43,12 @@ ALLOWED = [  # each is true
     "torch.load(saved(there), weights_only=True, map_location=device).device == there.device",
     "torch.load(saved(there), weights_only=True, map_location='cpu').device == here.device",
     "copy.deepcopy(nn.Linear(2, 2).to(device)).weight.device == there.device",
+    "torch.tensor([there[0], 2]).tolist() == [1, 2]",
+    "copied()",
+    "defaults() == ['meta', device.type]",
+    "inferred() and not (inferred.kept.to(device, torch.float32) + there).requires_grad",
+    "there[[0, 2]].tolist() == [1, 1] and there[None][[0], [1, 2]].device == there.device",
+    "torch.equal(torch.get_device_module(device).get_rng_state(), torch.get_rng_state())",
 ]
 
 REFUSED = [  # what raises, the error, words of its message
@@ -85,6 +91,28 @@ def trained(kind, **options):
             optimizer.step()
         losses.append(loss.item())
     return losses[0] == losses[1] and twins[1][0].weight.device == there.device
+
+def copied():
+    layer = nn.Linear(3, 2).to(device)
+    layer(there).sum().backward()
+    twin = copy.deepcopy(layer)
+    return twin.weight.grad is None and twin.weight.requires_grad and isinstance(twin.weight, nn.Parameter)
+
+def defaults():
+    kinds = []
+    for place in (torch.device("meta"), device):
+        with place:
+            kinds.append(torch.tensor([1.0]).device.type)
+    return kinds
+
+@torch.inference_mode()
+def inferred():
+    layer = nn.Linear(3, 2).to(device)  # made, moved, run where no gradient is wanted
+    parts = torch.ones(5, 3, device=device).split(2)
+    moved = here.to(device, torch.float32)  # there and back
+    assert (moved + there).cpu().tolist() == [2, 2, 2] and torch.equal(there.to("cpu"), here)
+    inferred.kept = moved
+    return layer(moved).shape == (2,) and not torch.cat([part @ layer.weight.T for part in parts]).requires_grad
 
 def saved(value):
     file = io.BytesIO()

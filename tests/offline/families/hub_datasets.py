@@ -204,6 +204,16 @@ def ade20k(split: str, count: int) -> Iterable[dict]:
 
 # --- use --------------------------------------------------------------------------------------------------------------
 
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def cifar10(split: str, count: int) -> Iterable[dict]:
+    """Photos of 32 pixels in ten classes, mixed, stored as PNG without loss, as the real ones are."""
+    rng = np.random.default_rng({"train": 60, "test": 61}[split])
+    for label in rng.permutation(np.arange(count) % 10):
+        yield {"img": png(scenes.single(CIFAR10[label], 32, rng)), "label": int(label)}
+
+
 def arrays(part, column: str = "labels") -> tuple[np.ndarray, list[int]]:
     """Pictures (n, 3, 40, 40) and labels of a split."""
     return np.stack([learning.small(image) for image in part["image"]]), part[column]
@@ -217,6 +227,15 @@ def use_cats_and_dogs(loaded: datasets.DatasetDict) -> None:
     parts = pets.train_test_split(0.3, seed=0)
     reached = learning.accuracy(arrays(parts["train"]), arrays(parts["test"]), 14)
     assert reached > learning.majority(parts["test"]["labels"]) + 0.2, reached
+
+
+def use_cifar10(loaded: datasets.DatasetDict) -> None:
+    """Ten classes of small photos that can be learnt."""
+    parts = [(np.stack([np.asarray(picture) for picture in part["img"]]).transpose(0, 3, 1, 2), list(part["label"]))
+             for part in (loaded["train"], loaded["test"])]
+    assert parts[0][0].shape[1:] == (3, 32, 32) and set(parts[0][1]) == set(range(10))
+    reached = learning.accuracy(*parts, 14)
+    assert reached > learning.majority(parts[1][1]) + 0.2, reached
 
 
 def use_beans(loaded: datasets.DatasetDict) -> None:
@@ -323,6 +342,10 @@ ENTRIES = {
         revision="0d17237f0ea54dd73dc1239d06f7c834dd27007f",
         pictures={"image": ("RGB", None), "annotation": ("RGB", None)}),
     "rishitdagli/cppe-5": CPPE5,
+    "uoft-cs/cifar10": Prepared(
+        datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=list(CIFAR10))}),
+        {"train": 50000, "test": 10000}, {"train": 500, "test": 100}, cifar10, use_cifar10, config="plain_text",
+        revision="0b2714987fa478483af9968de7c934580d0bb9a2", licence="unknown", pictures={"img": ("RGB", (32, 32))}),
 }
 
 

@@ -251,10 +251,13 @@ def sam2(folder: Path) -> None:
         vision_config=vision, memory_attention_num_layers=1, memory_fuser_num_layers=1,
         memory_attention_hidden_size=128, memory_attention_feed_forward_hidden_size=64, memory_encoder_hidden_size=128,
         memory_encoder_output_channels=64, memory_fuser_embed_dim=128, memory_fuser_intermediate_dim=64,
-        mask_downsampler_embed_dim=128, prompt_encoder_config={"hidden_size": 128},
-        mask_decoder_config={"hidden_size": 128, "mlp_dim": 64, "iou_head_hidden_dim": 64})
+        mask_downsampler_embed_dim=128,
+        prompt_encoder_config=transformers.Sam2VideoPromptEncoderConfig(hidden_size=128),
+        mask_decoder_config=transformers.Sam2VideoMaskDecoderConfig(
+            hidden_size=128, mlp_dim=64, iou_head_hidden_dim=64))
     transformers.Sam2VideoModel(config).save_pretrained(folder)
-    transformers.Sam2VideoProcessor(transformers.Sam2ImageProcessor(),
+    images = getattr(transformers, "Sam2ImageProcessor", None) or transformers.Sam2ImageProcessorFast  # before 5.2
+    transformers.Sam2VideoProcessor(images(),
                                     transformers.Sam2VideoVideoProcessor()).save_pretrained(folder)
 
 

@@ -3,7 +3,8 @@
 Loaded with torch by every Python whose environment has MCVP_DEVICE=simulated. What a real accelerator refuses is
 refused here: operations on its tensors and the CPU's together (single numbers and indices excepted), `numpy()`, a
 generator of the other kind, and, as on Apple's, float64. Its type is `lazy`, which PyTorch has and nothing else uses:
-gradients need no driver there. Whatever makes a tensor on it begins with `empty`, so two kernels make all of them.
+gradients need no driver there. Whatever makes a tensor on it begins with `empty`, so two kernels make all of them;
+two more are for lists.
 """
 import functools
 import sys
@@ -15,6 +16,7 @@ COPIES = {"copy_", "_to_copy", "set_"}  # from and to any device
 
 def install(torch):
     """Make the simulated accelerator that of this process; called once torch is imported."""
+    import torch.utils._device
     from torch.utils import _pytree as pytree
     from torch.utils._mode_utils import no_dispatch
 
@@ -37,7 +39,8 @@ def install(torch):
 
         @classmethod
         def __torch_dispatch__(cls, function, kinds, args=(), kwargs=None):
-            return run(function, args, kwargs or {})
+            parts = function.decompose(*args, **(kwargs or {}))  # tensors of inference mode bring composed operations
+            return run(function, args, kwargs or {}) if parts is NotImplemented else parts
 
         def __repr__(self, **kwargs):
             return f"{repr(self.cpu())[:-1]}, device='{here}')"
@@ -47,6 +50,12 @@ def install(torch):
 
         def __reduce_ex__(self, protocol):
             return self.detach().cpu().__reduce_ex__(protocol)
+
+        def __deepcopy__(self, memo):
+            if not getattr(self, "_is_param", False):
+                return super().__deepcopy__(memo)
+            memo[id(self)] = torch.nn.Parameter(self.detach().clone(), self.requires_grad)  # as theirs: no gradient
+            return memo[id(self)]
 
         def numpy(self, **kwargs):
             raise TypeError(f"can't convert {here} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to "
@@ -111,8 +120,11 @@ def install(torch):
         if to_cpu or (name == "copy_" and not isinstance(args[0], OnDevice)):
             return found
         outer = {id(one.inner): one for one in given}
-        return pytree.tree_map_only(
-            torch.Tensor, lambda one: outer[id(one)] if id(one) in outer else OnDevice(one), found)
+        views = any(returned.alias_info is not None for returned in function._schema.returns)
+        ordinary = views and not any(one.is_inference() for one in given)  # so are its views, in inference mode, too
+        with torch.inference_mode(torch.is_inference_mode_enabled() and not ordinary):
+            return pytree.tree_map_only(
+                torch.Tensor, lambda one: outer[id(one)] if id(one) in outer else OnDevice(one), found)
 
     def refuse_strangers(name, args, kwargs):
         """Raise RuntimeError where something of the CPU stands beside tensors of the device."""
@@ -131,9 +143,15 @@ def install(torch):
     def empty_strided(size, stride, dtype=None, layout=None, device=None, pin_memory=None):
         return OnDevice(torch.empty_strided(size, stride, dtype=dtype))
 
+    def copy_from(source, target, non_blocking=False):
+        target.inner.copy_(source)
+        return target
+
     library = torch.library.Library("aten", "IMPL")
     library.impl("empty.memory_format", empty, "Lazy")
     library.impl("empty_strided", empty_strided, "Lazy")
+    library.impl("_copy_from", copy_from, "Lazy")  # lists as indices
+    library.impl("_local_scalar_dense", lambda one: one.inner.item(), "Lazy")  # in a list of numbers
     OnDevice.kernels = library  # they are there as long as this object is
 
     def elsewhere(make):
@@ -146,10 +164,16 @@ def install(torch):
             return make(*args, **kwargs).to(here).requires_grad_(wanted)
         return call
 
+    torch.utils._device._device_constructors()  # keeps the functions that `with torch.device(…)` is for
     read, torch.load = torch.load, load
     torch.Generator = Generator
     torch.tensor, torch.as_tensor = elsewhere(torch.tensor), elsewhere(torch.as_tensor)
     torch.autocast = torch.amp.autocast = Autocast
+    torch.lazy = types.SimpleNamespace(  # the module of the device, as torch.cuda is
+        is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0,
+        synchronize=lambda device=None: None, empty_cache=lambda: None,
+        get_rng_state=lambda device=None: torch.get_rng_state(),
+        set_rng_state=lambda state, device=None: torch.set_rng_state(state))
     optimizer = sys.modules["torch.optim.optimizer"]
     fused = optimizer._get_fused_kernels_supported_devices
     optimizer._get_fused_kernels_supported_devices = lambda: [*fused(), here.type]

@@ -1,0 +1,81 @@
+"""What Introducing_the_torch_snippets_library.ipynb says of the library, and its twins, on hostile inputs."""
+import json
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torch_snippets import BB, Glob, Report, read, stem
+
+from tests.definitions import definitions
+
+NOTEBOOK = "Chapter05/Introducing_the_torch_snippets_library.ipynb"
+lesson = definitions(NOTEBOOK, "show_plain", "loss_and_accuracy", "origin")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7, 3), (3, 3, 3), (40, 20, 3)])
+def test_read_and_pillow_give_the_same_pixels(shape, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    assert (read(tmp_path / "photo.png") == pixels).all()
+
+
+def test_glob_and_stem_are_those_of_pathlib(tmp_path):
+    for name in ("b.png", "a.png", "c.jpg", "two.dots.png"):
+        (tmp_path / name).touch()
+    assert sorted(map(str, Glob(str(tmp_path), extns=["png"]))) == sorted(map(str, tmp_path.glob("*.png")))
+    assert all(stem(file) == file.stem for file in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("box", [(0, 0, 10, 10), (3, 4, 9, 20), (1, 1, 1, 1)])
+@pytest.mark.parametrize("size", [(30, 30), (20, 50), (64, 16)])
+def test_relative_boxes_divide_by_width_and_height(box, size):
+    h, w = size
+    np.testing.assert_allclose(tuple(BB(box).relative(size)), np.array(box) / [w, h, w, h])
+    assert BB(box).area == (box[2] - box[0]) * (box[3] - box[1])
+
+
+def test_remap_confuses_the_axes_where_the_shape_changes_only():
+    box, size = (10, 20, 30, 40), (100, 200)
+    assert tuple(BB(box).remap(size, (200, 400))) == (20, 40, 60, 80)  # the same shape: right
+    assert tuple(BB(box).remap(size, (50, 200))) == (5, 20, 15, 40)  # right would be (10, 10, 30, 20)
+
+
+def test_a_report_keeps_what_it_is_given(capsys):
+    report = Report(3)
+    for epoch in range(3):
+        report.record(epoch + 1, trn_loss=1 / (epoch + 1), val_loss=float("nan") if epoch == 1 else 2.0, end="\r")
+    np.testing.assert_allclose(report.history("trn_loss"), [1, 1 / 2, 1 / 3])
+    np.testing.assert_allclose(report.history("val_loss"), [2, float("nan"), 2])
+
+
+def test_the_plain_twin_draws_every_box_with_its_label():
+    drawn = []
+    with matplotlib.rc_context():
+        plt = lesson.show_plain.__globals__["plt"]
+        plt.switch_backend("agg")
+        lesson.show_plain(np.zeros((20, 30, 3), dtype=np.uint8), [(2, 3, 10, 15), (0, 0, 29, 19)], ["a", "b"], "title")
+        ax = plt.gcf().axes[0]
+        drawn = [(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in ax.patches]
+        assert drawn == [(2, 3, 8, 12), (0, 0, 29, 19)]
+        assert [text.get_text() for text in ax.texts] == ["a", "b"] and ax.get_title() == "title"
+        with pytest.raises(ValueError):
+            lesson.show_plain(np.zeros((20, 30, 3), dtype=np.uint8), [(2, 3, 10, 15)], [])
+        plt.close("all")
+
+
+def test_loss_and_accuracy_are_of_evaluation_mode():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.9), nn.Linear(8, 3)).train()
+    inputs, labels = torch.randn(50, 4), torch.arange(50) % 3
+    loss, accuracy = lesson.loss_and_accuracy(model, inputs, labels)
+    logits = model.eval()(inputs)
+    assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert accuracy == pytest.approx((logits.argmax(dim=1) == labels).float().mean().item())
+
+
+def test_the_origin_of_a_name():
+    assert lesson.origin(json) == "json" and lesson.origin("cpu") == "'cpu'" and lesson.origin(json.loads) == "json"
