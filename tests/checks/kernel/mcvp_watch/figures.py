@@ -68,11 +68,12 @@ def describe_axes(ax):
     told = {"title": ax.get_title(), "x": ax.get_xlabel(), "y": ax.get_ylabel()}
     for side, axis in (("xticks", ax.xaxis), ("yticks", ax.yaxis)):
         formatter = axis.get_major_formatter()
-        if isinstance(formatter, FixedFormatter):
-            told[side] = [list(map(str, formatter.seq))[:64], summary(axis.get_majorticklocs())]
-        elif isinstance(formatter, FuncFormatter) or type(formatter).__name__ == "StrCategoryFormatter":
-            mapping = getattr(axis.units, "_mapping", {})
+        mapping = getattr(axis.units, "_mapping", None)  # of categories
+        if mapping:
             told[side] = [list(map(str, mapping))[:64]]
+        elif isinstance(formatter, (FixedFormatter, FuncFormatter)):
+            places = axis.get_majorticklocs()
+            told[side] = [formatter.format_ticks(places)[:64], summary(places)]
     told["scales"] = f"{ax.get_xscale()} {ax.get_yscale()} {int(ax.xaxis_inverted())}{int(ax.yaxis_inverted())}"
     told["limits"] = [number(value) for value in (*ax.get_xlim(), *ax.get_ylim())]
     artists = []
@@ -104,7 +105,7 @@ def describe_axes(ax):
     if others:
         points = np.concatenate([p.get_path().vertices if type(p).__name__ != "FancyArrowPatch" else np.zeros((1, 2))
                                  for p in others])
-        artists.append(["patches", str(len(others)), "", summary(points[:, 0]), summary(points[:, 1])])
+        artists.append(["patches", str(len(others)), " ".join(dict.fromkeys(color_of(p) for p in others)), summary(points[:, 0]), summary(points[:, 1])])
     for image in ax.images[:MOST]:
         array = np.asarray(image.get_array().filled(np.nan) if hasattr(image.get_array(), "filled")
                            else image.get_array(), dtype=float)
@@ -132,7 +133,7 @@ def legend_of(legend):
 
 def describe(figure):
     suptitle = figure._suptitle.get_text() if figure._suptitle is not None else ""
-    told = {"title": suptitle, "axes": [describe_axes(ax) for ax in figure.axes if ax.get_visible()]}
+    told = {"title": suptitle, "size": [number(side) for side in figure.get_size_inches()], "axes": [describe_axes(ax) for ax in figure.axes if ax.get_visible()]}
     if figure.legends:
         told["legend"] = [legend_of(legend) for legend in figure.legends]
     return told
