@@ -105,7 +105,8 @@ def describe_axes(ax):
     if others:
         points = np.concatenate([p.get_path().vertices if type(p).__name__ != "FancyArrowPatch" else np.zeros((1, 2))
                                  for p in others])
-        artists.append(["patches", str(len(others)), " ".join(dict.fromkeys(color_of(p) for p in others)), summary(points[:, 0]), summary(points[:, 1])])
+        artists.append(["patches", str(len(others)), " ".join(dict.fromkeys(color_of(p) for p in others)),
+                        summary(points[:, 0]), summary(points[:, 1])])
     for image in ax.images[:MOST]:
         array = np.asarray(image.get_array().filled(np.nan) if hasattr(image.get_array(), "filled")
                            else image.get_array(), dtype=float)
@@ -133,7 +134,8 @@ def legend_of(legend):
 
 def describe(figure):
     suptitle = figure._suptitle.get_text() if figure._suptitle is not None else ""
-    told = {"title": suptitle, "size": [number(side) for side in figure.get_size_inches()], "axes": [describe_axes(ax) for ax in figure.axes if ax.get_visible()]}
+    told = {"title": suptitle, "size": [number(side) for side in figure.get_size_inches()],
+            "axes": [describe_axes(ax) for ax in figure.axes if ax.get_visible()]}
     if figure.legends:
         told["legend"] = [legend_of(legend) for legend in figure.legends]
     return told
