@@ -1,5 +1,7 @@
 """Every figure that is shown, read back from its axes: labels, legends, and the data that they stand for."""
+import itertools
 import sys
+import zlib
 
 import numpy as np
 
@@ -55,6 +57,14 @@ def color_of(artist):
     return ""
 
 
+def colors_of(artists):
+    """The colors of artists in order, equal ones that follow each other once; of many, what tells their order."""
+    colors = [color for color, _ in itertools.groupby(map(color_of, artists))]
+    if len(colors) <= 24:
+        return " ".join(colors)
+    return f"{' '.join(sorted(set(colors))[:24])} order {zlib.crc32(' '.join(colors).encode()):08x}"
+
+
 def label_of(artist):
     label = str(artist.get_label() or "")
     return "" if label.startswith("_") else label
@@ -101,11 +111,11 @@ def describe_axes(ax):
         boxes = np.array([[*p.get_xy(), p.get_width(), p.get_height()] for p in bars])
         artists.append(["bars", " ".join(dict.fromkeys(c.get_label() for c in ax.containers
                                                        if not str(c.get_label()).startswith("_"))),
-                        " ".join(dict.fromkeys(color_of(p) for p in bars)), *(summary(c) for c in boxes.T)])
+                        colors_of(bars), *(summary(c) for c in boxes.T)])
     if others:
         points = np.concatenate([p.get_path().vertices if type(p).__name__ != "FancyArrowPatch" else np.zeros((1, 2))
                                  for p in others])
-        artists.append(["patches", str(len(others)), " ".join(dict.fromkeys(color_of(p) for p in others)),
+        artists.append(["patches", str(len(others)), colors_of(others),
                         summary(points[:, 0]), summary(points[:, 1])])
     for image in ax.images[:MOST]:
         array = np.asarray(image.get_array().filled(np.nan) if hasattr(image.get_array(), "filled")
