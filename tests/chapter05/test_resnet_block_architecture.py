@@ -12,7 +12,7 @@ from tests.definitions import definitions
 NOTEBOOK = "Chapter05/Resnet_block_architecture.ipynb"
 CPU = torch.device("cpu")
 lesson = definitions(
-    NOTEBOOK, "BasicBlock", "Bottleneck", "new_resnet", "small_network", "correction_sizes", "gradient_lengths",
+    NOTEBOOK, "BasicBlock", "Bottleneck", "new_resnet", "small_network", "correction_sizes", "block_gradients",
     "cut_along_gradient", "blocks_of", "load_cifar10", "train_sgd", "evaluate", "photo_inputs", "assert_same_network",
     "million_multiplications", WIDTH=4)
 
@@ -104,7 +104,7 @@ def photos(n, seed=0):
     return noise.to(torch.uint8), labels
 
 
-def test_gradient_lengths_are_those_of_autograd_at_every_block():
+def test_block_gradients_are_those_of_autograd_at_every_block():
     images, labels = photos(6)
     model = lesson.small_network(14, True, 0, CPU)
     twin = copy.deepcopy(model).train()
@@ -115,7 +115,7 @@ def test_gradient_lengths_are_those_of_autograd_at_every_block():
         outputs.append(x)
     loss = F.cross_entropy(twin.fc(x.mean(dim=(2, 3))), labels, reduction="sum")
     expected = [g.flatten(1).norm(dim=1).mean() for g in torch.autograd.grad(loss, outputs)]
-    found = lesson.gradient_lengths(model, images, labels)
+    found = lesson.block_gradients(model, images, labels)
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-6)
     assert not any(block._forward_hooks for block in lesson.blocks_of(model))
 
