@@ -17,8 +17,8 @@ CONFIG = {"seed": 0, "epochs": 2, "batch_size": 8, "rate": 0.01}
 @pytest.fixture(scope="module")
 def notebook():
     """What the lesson defines."""
-    return definitions(NOTEBOOK, "share_of", "with_group_norm", "garment_net", "train_distributed", "Classify",
-                       "Preprocessing", "probabilities", "free_port", "png")
+    return definitions(NOTEBOOK, "share_of", "with_group_norm", "garment_net", "train_distributed", "Embed",
+                       "neighbors_of", "Preprocessing", "free_port")
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
@@ -80,20 +80,39 @@ def test_the_first_losses_of_two_workers_are_the_loss_of_one(alone):
     assert abs(undivided - whole[0]) > 1e-4
 
 
-def test_a_worker_of_ray_data_answers_for_the_rows_it_was_given(notebook, monkeypatch):
+def test_a_worker_of_ray_data_embeds_the_rows_it_was_given(notebook, monkeypatch):
     torch.manual_seed(2)
     images = torch.randint(0, 256, (40, 28, 28), dtype=torch.uint8)
-    monkeypatch.setitem(notebook.Classify.__init__.__globals__, "FashionMNIST",
-                        lambda root, train: SimpleNamespace(data=images))
+    monkeypatch.setitem(notebook.Embed.__init__.__globals__, "FashionMNIST",
+                        lambda root, train: SimpleNamespace(data=images[:20] if train else images))
     network = notebook.with_group_norm(notebook.garment_net(10)).eval()
     preprocess = notebook.Preprocessing(28, 0.3, 0.3)
-    direct = notebook.probabilities(network, preprocess(images))
-    worker = notebook.Classify(network.state_dict(), preprocess, "nowhere")
+    logits = network(preprocess(images)).detach()
+    worker = notebook.Embed(network.state_dict(), preprocess, "nowhere")
     for rows in (np.arange(40), np.random.default_rng(0).permutation(40)[:13], np.array([39])):
         found = worker({"id": rows})
-        assert found["id"].tolist() == rows.tolist()
-        np.testing.assert_allclose(found["probability"], direct[rows].amax(dim=1), rtol=1e-5)
-        assert found["class"].tolist() == direct[rows].argmax(dim=1).tolist()
+        assert found["id"].tolist() == rows.tolist() and not worker.features.training
+        with torch.no_grad():
+            torch.testing.assert_close(network[-1](torch.from_numpy(found["embedding"])), logits[rows])
+
+
+@pytest.mark.parametrize("rows, k", [(30, 5), (30, 29), (2, 1)])
+def test_neighbors_are_those_of_scikit_learn(notebook, rows, k):
+    from sklearn.neighbors import NearestNeighbors
+
+    x = np.random.default_rng(rows).normal(size=(rows, 7)) * np.geomspace(1e-3, 1e3, rows)[:, None]
+    search = NearestNeighbors(metric="cosine").fit(x)
+    expected = search.kneighbors(n_neighbors=k, return_distance=False)  # of each row, without itself
+    for query in range(0, rows, 7):
+        found = notebook.neighbors_of(query, torch.from_numpy(x), k)
+        assert found.tolist() == expected[query].tolist()
+
+
+def test_neighbors_of_twins_zeros_and_opposites(notebook):
+    x = torch.tensor([[1.0, 0], [2, 0], [0, 0], [-1, 0], [0, 3]])
+    assert notebook.neighbors_of(0, x, 1).tolist() == [1] and notebook.neighbors_of(1, x, 1).tolist() == [0]
+    assert notebook.neighbors_of(0, x, 4).tolist()[-1] == 3
+    assert 2 not in notebook.neighbors_of(2, x, 4).tolist()
 
 
 def test_a_free_port_can_be_listened_on(notebook):
