@@ -24,8 +24,8 @@ lesson = definitions(
     NOTEBOOK, "BasicBlock", "new_resnet", "new_resnet18_trunk", "with_head", "load_breeds", "photo_inputs", "train",
     "evaluate", "compute_logits", "train_copy", "choose_rate", "sum_groups", "breed_and_species", "majority_percent",
     "similar_pairs", "without_twins", "fresh_statistics", "variance_ratios", "train_and_test", "compute_features",
-    "train_head", "head_and_test", "frozen_features", "points_per_doubling", "slopes", "amount_for", "assert_same_network",
-    "Rescale", "on_imagenet_colors", "draw_budgets", "draw_ratios", "draw_methods")
+    "train_head", "head_and_test", "frozen_features", "points_per_doubling", "slopes", "amount_for",
+    "assert_same_network", "Rescale", "on_imagenet_colors", "draw_budgets", "draw_ratios", "draw_methods")
 quiet = settings(deadline=None, max_examples=40)
 
 
