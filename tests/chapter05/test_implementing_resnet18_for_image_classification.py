@@ -1,392 +1,443 @@
-"""The block, the crops, the splits, the freezing, the training rules and the calibration of the ResNet-18 notebook."""
+"""What Implementing_ResNet18_for_image_classification.ipynb defines: the network, its photos, the price list."""
 import copy
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from PIL import Image
+from scipy.stats import linregress, pearsonr
 from torch import nn
-from torchmetrics.functional.classification import binary_calibration_error
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models import ResNet18_Weights, resnet18
 
 from tests.definitions import definitions
+from tests.notebooks import ROOT, read
 
+NOTEBOOK = "Chapter05/Implementing_ResNet18_for_image_classification.ipynb"
+CPU = torch.device("cpu")
 lesson = definitions(
-    "Chapter05/Implementing_ResNet18_for_image_classification.ipynb", "ResidualBlock", "PlainBlock", "run_block",
-    "gradient_gain", "without_copies", "balanced_order", "majority_accuracy", "crops", "network_input", "predict",
-    "headless", "nearest", "fit_head", "accuracy", "with_head", "train_mode", "snapshot", "changed", "STAGES",
-    "EVERYTHING", "METHODS", "transfer", "parameter_groups", "rate", "batches", "train", "paired_gap",
-    "surest_mistakes",
-    "reliability", "calibration_error")  # fmt: skip
-seeds = st.integers(0, 1000)
-quiet = settings(deadline=None, max_examples=25)
+    NOTEBOOK, "BasicBlock", "new_resnet", "new_resnet18_trunk", "with_head", "load_breeds", "photo_inputs", "train",
+    "evaluate", "compute_logits", "train_copy", "choose_rate", "sum_groups", "breed_and_species", "majority_percent",
+    "similar_pairs", "without_twins", "fresh_statistics", "variance_ratios", "train_and_test", "compute_features",
+    "train_head", "head_and_test", "frozen_features", "points_per_doubling", "slopes", "amount_for",
+    "assert_same_network", "Rescale", "on_imagenet_colors", "draw_budgets", "draw_ratios", "draw_methods")
+quiet = settings(deadline=None, max_examples=40)
 
 
-def network(seed=0, classes=5):
-    """A ResNet with one block a stage; its stages have torchvision's names."""
-    torch.manual_seed(seed)
-    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=classes)
+def random_photos(n, side=32, seed=0):
+    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def pictures(rows, generator=None):
-    """Random pictures that depend on their row alone, (n, 3, 16, 16)."""
-    return torch.stack([torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(int(row))) for row in rows])
-
-
-# --- the block
-
-
-@settings(deadline=None, max_examples=12)
-@given(st.sampled_from([(4, 4, 1), (4, 8, 2), (4, 4, 2), (4, 8, 1)]), st.integers(1, 3), st.integers(2, 9), seeds,
-       st.booleans())  # fmt: skip
-def test_block_is_torchvisions(shape, n, size, seed, training):
-    torch.manual_seed(seed)
-    inputs, outputs, stride = shape
-    downsample = None
-    if stride != 1 or inputs != outputs:
-        downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-    theirs = BasicBlock(inputs, outputs, stride, downsample).double()
-    for module in theirs.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight), nn.init.normal_(module.bias)
-            module.running_mean.normal_(), module.running_var.uniform_(0.5, 2)
-    ours = lesson.ResidualBlock(*shape).double()
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(n, inputs, 2 * size, 2 * size, dtype=torch.float64)
-    grad = torch.randn(n, outputs, 2 * size // stride, 2 * size // stride, dtype=torch.float64)
-    torch.testing.assert_close(lesson.run_block(ours, x, grad, training), lesson.run_block(theirs, x, grad, training))
-
-
-def test_run_block_leaves_the_block_alone():
-    block = lesson.ResidualBlock(3, 3).eval()
-    before = lesson.snapshot(block)
-    lesson.run_block(block, torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), training=True)
-    assert not lesson.changed(block, before) and not block.training
-
-
-def test_identity_path_and_plain_block():
-    block, plain = lesson.ResidualBlock(3, 3), lesson.PlainBlock(3, 3)
-    x = torch.randn(2, 3, 5, 5)
-    for one in (block, plain):
-        nn.init.zeros_(one.bn2.weight)  # the branch gives zero
-    assert torch.equal(block(x), x.relu()) and not plain(x).any()
-    assert lesson.gradient_gain(lesson.ResidualBlock, 24, 0) < 0.05 * lesson.gradient_gain(lesson.PlainBlock, 24, 0)
-
-
-# --- the sets
-
-
-@quiet
-@given(st.lists(st.integers(0, 6)), st.lists(st.integers(0, 6)))
-def test_without_copies(fingerprints, kept_out):
-    kept = [fingerprints[i] for i in lesson.without_copies(fingerprints, kept_out)]
-    assert len(set(kept)) == len(kept) and set(kept) == set(fingerprints) - set(kept_out)
-    first = [fingerprints.index(one) for one in kept]
-    assert lesson.without_copies(fingerprints, kept_out).tolist() == first == sorted(first)
-
-
-@quiet
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), seeds)
-def test_every_beginning_is_balanced(classes, seed):
-    classes = np.array(classes)
-    order = lesson.balanced_order(classes, seed)
-    assert sorted(order.tolist()) == list(range(len(classes)))
-    total = np.bincount(classes, minlength=5)
-    for n in range(1, len(order) + 1):
-        drawn = np.bincount(classes[order[:n]], minlength=5)
-        most = drawn.max()
-        assert all(drawn >= np.minimum(total, most - 1))
-    assert np.array_equal(order, lesson.balanced_order(classes, seed))
-
-
-def test_seeds_draw_other_photos():
-    classes = np.repeat(np.arange(3), 50)
-    assert not np.array_equal(lesson.balanced_order(classes, 0), lesson.balanced_order(classes, 1))
-
-
-def test_majority_is_that_of_the_training_labels():
-    train, other = torch.tensor([0, 1, 1]), torch.tensor([0, 0, 0, 1])
-    assert lesson.majority_accuracy(train, other) == 0.25
-
-
-# --- batches of photos
-
-
-@quiet
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 4), seeds)
-def test_crops_are_windows_or_mirrored_windows(n, side, margin, seed):
-    size = side + margin
-    images = torch.randint(256, (4, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    rows = torch.randint(4, (n,), generator=torch.Generator().manual_seed(seed))
-    found = lesson.crops(images, rows, side, torch.Generator().manual_seed(seed))
-    assert found.shape == (n, 3, side, side) and found.dtype == torch.uint8
-    for row, one in zip(rows, found):
-        picture = images[row].permute(2, 0, 1)
-        windows = [picture[:, y:y + side, x:x + side] for y in range(margin + 1) for x in range(margin + 1)]
-        assert any(torch.equal(one, w) or torch.equal(one, w.flip(2)) for w in windows)
-
-
-def test_crops_use_every_place_and_both_sides():
-    images = torch.arange(3 * 3).reshape(1, 3, 3, 1).expand(1, 3, 3, 3).to(torch.uint8)
-    found = lesson.crops(images, torch.zeros(400, dtype=torch.long), 2, torch.Generator().manual_seed(0))
-    assert len({tuple(one[0].flatten().tolist()) for one in found}) == 8  # four windows, each also mirrored
-    assert found.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize(("size", "side"), [(8, 8), (8, 4), (9, 4), (40, 32)])
-def test_central_crop(size, side):
-    images = torch.randint(256, (2, size, size, 3), dtype=torch.uint8)
-    edge = (size - side) // 2
-    expected = images.permute(0, 3, 1, 2)[:, :, edge:edge + side, edge:edge + side]
-    assert torch.equal(lesson.crops(images, torch.tensor([1, 0]), side), expected.flip(0))
-    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(1, 3, 1, 1)
-    found = lesson.network_input(images, side, mean, std, torch.tensor([0, 1]))
-    torch.testing.assert_close(found, (expected.double() / 255 - mean) / std, check_dtype=False)
-
-
-# --- prediction, features, the head
-
-
-def test_predict_is_in_eval_mode_and_batches_do_not_matter():
-    model, rows = network().train(), torch.arange(7)
-    before = lesson.snapshot(model)
-    one = lesson.predict(model, pictures, rows, 1)
-    torch.testing.assert_close(one, lesson.predict(model.train(), pictures, rows, 3))
-    torch.testing.assert_close(one, model.eval()(pictures(rows)).detach())
-    assert not lesson.changed(model, before) and not one.is_inference()
-
-
-def test_headless_and_with_head_are_copies():
-    model, rows = network().eval(), torch.arange(3)
-    features = lesson.predict(lesson.headless(model), pictures, rows)
-    head = nn.Linear(512, 9)
-    whole = lesson.with_head(model, head)
-    torch.testing.assert_close(lesson.predict(whole, pictures, rows), head(features).detach())
-    assert model.fc.out_features == 5
-    nn.init.zeros_(whole.conv1.weight), nn.init.zeros_(whole.fc.weight)
-    assert model.conv1.weight.any() and head.weight.any()
-
-
-@quiet
-@given(seeds, st.integers(1, 5))
-def test_nearest_against_a_loop(seed, k):
+def shaken(model, seed=0):
+    """The model with random batch norms, as after a training."""
     generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(14, 6, generator=generator)
-    order = torch.randperm(14, generator=generator)
-    queries, candidates = order[:4], order[4:]
-    found = lesson.nearest(features, queries, candidates, k)
-    centred = features - features[candidates].mean(dim=0)
-    for query, row in zip(queries, found):
-        cosine = F.cosine_similarity(centred[query][None], centred[candidates])
-        assert row.tolist() == candidates[cosine.argsort(descending=True)[:k]].tolist()
-
-
-@pytest.mark.parametrize(("seed", "classes"), [(0, 2), (1, 4), (2, 4)])
-def test_head_is_scikit_learns_logistic_regression(seed, classes):
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(120) % classes)
-    x = rng.normal(size=(120, 6)) * [1, 10, 0.1, 1, 1, 0] + 3 + labels[:, None] * rng.normal(size=6)
-    x[:, 5] = 2.5  # a feature that never changes
-    decay = 0.01
-    head = lesson.fit_head(torch.tensor(x, dtype=torch.float32), torch.tensor(labels), classes, decay)
-    z = StandardScaler().fit_transform(x)
-    # with two classes scikit-learn keeps one weight vector, the difference w1 - w0: |w0|² + |w1|² = |w1 - w0|² / 2
-    scale = 2 if classes == 2 else 1
-    model = LogisticRegression(C=scale / (2 * decay * len(x)), max_iter=2000, tol=1e-8).fit(z, labels)
-    ours = head(torch.tensor(x, dtype=torch.float32)).softmax(dim=1).numpy()
-    np.testing.assert_allclose(ours, model.predict_proba(z), atol=2e-3)
-    assert not head.weight.requires_grad
-
-
-def test_accuracy_counts_rows():
-    assert lesson.accuracy(torch.eye(4), torch.tensor([0, 1, 0, 0])) == 0.5
-
-
-# --- frozen
-
-
-def test_train_mode_puts_only_the_frozen_to_sleep():
-    model = lesson.transfer(network().eval(), 3, ("layer4", "fc"), seed=0)
-    lesson.train_mode(model)
-    for name, module in model.named_modules():
-        if list(module.parameters()) and name:
-            assert module.training == name.startswith(("layer4", "fc")), name
-    before = lesson.snapshot(model)
-    model(pictures(range(4)))
-    moved = lesson.changed(model, before)
-    assert moved and all(name.startswith("layer4") for name in moved)
-
-
-def test_train_mode_of_a_network_that_learns():
-    model = network().eval()
-    lesson.train_mode(model)
-    assert all(module.training for module in model.modules())
-
-
-def test_changed_sees_one_bit_and_buffers():
-    model = network()
-    before = lesson.snapshot(model)
-    assert lesson.changed(model, before) == []
     with torch.no_grad():
-        weight = model.conv1.weight[0, 0, 0, 0]
-        weight.copy_(torch.nextafter(weight, torch.tensor(9.0)))
-    model.bn1.num_batches_tracked += 1
-    assert lesson.changed(model, before) == ["conv1.weight", "bn1.num_batches_tracked"]
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                for tensor, low, high in ((layer.weight, -1, 1.5), (layer.bias, -0.5, 0.5),
+                                          (layer.running_mean, -0.3, 0.3), (layer.running_var, 0.5, 2)):
+                    tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
+    return model
 
 
-@pytest.mark.parametrize("method", ["from scratch", "last stage", "full fine-tuning", "slow head"])
-def test_training_moves_what_may_learn_and_nothing_else(method):
-    parts, decay = lesson.METHODS.get(method, (("fc",), 1.0))
-    source = network().requires_grad_(False)
-    original = lesson.snapshot(source)
-    model = lesson.transfer(source, 3, parts, seed=1)
-    before = lesson.snapshot(model)
-    groups = lesson.parameter_groups(model, lesson.STAGES, 1e-2, decay)
-    losses = lesson.train(model, groups, pictures, torch.arange(12) % 3, torch.arange(12), 4, 6, seed=0)
-    assert {name.split(".")[0] for name in lesson.changed(model, before)} == set(parts)
-    assert all((p.grad is not None) == (name.split(".")[0] in parts) for name, p in model.named_parameters())
-    assert losses.shape == (4,) and not lesson.changed(source, original)
+def small_trunk(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten())
 
 
-def test_methods_are_what_they_are_called():
-    assert {name: parts for name, (parts, _) in lesson.METHODS.items()} == {
-        "from scratch": lesson.EVERYTHING, "frozen features": (), "last stage": ("fc", "layer4"),
-        "full fine-tuning": lesson.EVERYTHING}  # fmt: skip
-    assert lesson.METHODS["from scratch"][1] == 1 > lesson.METHODS["full fine-tuning"][1] > 0
-    assert set(lesson.EVERYTHING) == {name for name, module in network().named_children() if list(module.parameters())}
+def small_settings(**changes):
+    return {"features": 4, "classes": 3, "batch_size": 8, "change": nn.Identity(), "head": (30, 1e-2, 0.1),
+            "species_of": torch.tensor([0, 1, 0])} | changes
 
 
-def test_transfer_draws_the_head_from_the_seed():
-    one, same, other = (lesson.transfer(network(), 3, ("fc",), seed) for seed in (0, 0, 1))
-    assert torch.equal(one.fc.weight, same.fc.weight) and not torch.equal(one.fc.weight, other.fc.weight)
+def colored(n, seed=0):
+    """Photos whose class (n,) is their brightest color."""
+    labels = torch.arange(n) % 3
+    images = random_photos(n, 16, seed) // 2
+    images[torch.arange(n), labels] += 120
+    return images, labels
 
 
-# --- the rules of training
+# ---- the network
 
 
-@pytest.mark.parametrize("parts", [("fc",), ("fc", "layer4"), ("layer1", "conv1"), lesson.EVERYTHING])
-def test_every_learning_weight_is_in_one_group(parts):
-    model = lesson.transfer(network(), 3, parts, seed=0)
-    groups = lesson.parameter_groups(model, lesson.STAGES, 1e-3, 0.5)
-    grouped = [id(p) for group in groups for p in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    for depth, stage in enumerate(lesson.STAGES):
-        for group in groups:
-            if any(p is q for part in stage for p in model.get_submodule(part).parameters() for q in group["params"]):
-                assert group["lr"] == 1e-3 * 0.5**depth
-
-
-@quiet
-@given(st.integers(1, 300))
-def test_rate_rises_to_one_and_falls(steps):
-    rates = [lesson.rate(step, steps) for step in range(steps)]
-    rise = max(1, steps // 10)
-    assert all(0 < rate <= 1 for rate in rates) and rates[rise - 1] == 1
-    assert rates[:rise] == sorted(rates[:rise]) and rates[rise - 1:] == sorted(rates[rise - 1:], reverse=True)
-    if steps > 20:
-        assert rates[-1] < 0.05
-
-
-@quiet
-@given(st.integers(1, 30), st.integers(1, 12), st.integers(1, 12), seeds)
-def test_batches_pass_over_every_row(n, batch_size, steps, seed):
-    rows = torch.arange(100, 100 + n)
-    found = lesson.batches(rows, batch_size, steps, torch.Generator().manual_seed(seed))
-    assert [len(batch) for batch in found] == [batch_size] * steps
-    flat = torch.cat(found)
-    for start in range(0, len(flat), n):
-        one_pass = flat[start:start + n].tolist()
-        assert len(set(one_pass)) == len(one_pass) and set(one_pass) <= set(rows.tolist())
-
-
-def test_train_is_adamw_with_the_schedule():
+@pytest.mark.parametrize("shape, scale", [((2, 3, 64, 64), 1.0), ((3, 3, 33, 50), 1.0), ((2, 3, 32, 32), 1.0),
+                                          ((2, 3, 32, 32), 0.0), ((2, 3, 32, 32), 1e4)])
+def test_own_resnet18_is_torchvisions_in_logits_gradients_and_statistics(shape, scale):
+    """In training and in evaluation mode; `scale` 0 is a black photo, without any variance."""
+    images = scale * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(0)
-    ours = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
-    theirs = copy.deepcopy(ours)
-    rows, labels, steps = torch.arange(20, 30), torch.arange(40) % 3, 12
-    groups = [{"params": list(ours.parameters()), "lr": 1e-2}]
-    losses = lesson.train(ours, groups, pictures, labels, rows, steps, 4, seed=3)
-    optimizer = torch.optim.AdamW(theirs.parameters(), weight_decay=0.01)
-    expected = []
-    for step, batch in enumerate(lesson.batches(rows, 4, steps, torch.Generator().manual_seed(3))):
-        optimizer.param_groups[0]["lr"] = 1e-2 * lesson.rate(step, steps)
-        loss = F.cross_entropy(theirs(pictures(batch)), labels[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        expected.append(loss.item())
-    torch.testing.assert_close(losses, torch.tensor(expected), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-3, atol=1e-5)
+    ours, theirs = lesson.new_resnet(lesson.BasicBlock, (2, 2, 2, 2), 64, 7), shaken(resnet18(num_classes=7))
+    assert lesson.assert_same_network(ours.double(), theirs.double(), images) < 1e-9 * max(1, scale)
+    if scale == 1:
+        with torch.no_grad():
+            inputs = [images.clone().requires_grad_() for _ in range(2)]
+        for model, x in zip((ours, theirs), inputs):
+            model.eval()(x).square().sum().backward()
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
 
 
-def test_labels_shifted_by_one_are_seen_by_the_loss():
-    """The loss is that of the photos' own labels: a network that is always right has none."""
+@pytest.mark.parametrize("spoil", ["weight", "statistics", "stride"])
+def test_the_comparison_sees_a_difference(spoil):
+    ours, theirs = lesson.new_resnet(lesson.BasicBlock, (2, 2, 2, 2), 64, 3).double(), resnet18(num_classes=3).double()
+    if spoil == "weight":
+        ours.layer3[1].conv2.register_forward_hook(lambda layer, x, y: y * (1 + 1e-4))
+    elif spoil == "statistics":
+        ours.layer2[0].bn1.momentum = 0.2
+    else:
+        ours.layer4[0].conv1.stride, ours.layer4[0].conv2.stride = (1, 1), (2, 2)
+    with pytest.raises(AssertionError):
+        lesson.assert_same_network(ours, theirs, torch.randn(2, 3, 64, 64, dtype=torch.float64))
 
-    class Oracle(nn.Module):
-        def __init__(self):
+
+def test_the_trunk_takes_torchvisions_weights_and_is_their_features():
+    theirs = shaken(resnet18()).eval()
+    trunk = lesson.new_resnet18_trunk(0)
+    trunk.load_state_dict({name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")})
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.fc(trunk.eval()(x)), theirs(x))
+    assert list(trunk.state_dict()) == [name for name in theirs.state_dict() if not name.startswith("fc.")]
+
+
+def test_initialization_has_the_size_of_torchvisions_and_follows_the_seed():
+    ours, same, other = (lesson.new_resnet18_trunk(seed) for seed in (0, 0, 1))
+    theirs = dict(resnet18().named_parameters())
+    for name, p in ours.named_parameters():
+        if p.dim() == 4:
+            assert p.std().item() == pytest.approx(theirs[name].std().item(), rel=0.1), name
+    assert torch.equal(ours.conv1.weight, same.conv1.weight) and not torch.equal(ours.conv1.weight, other.conv1.weight)
+
+
+def test_the_first_layers_give_what_the_weights_own_transforms_give():
+    """Order of colors, mean and deviation; a black, a white and a red photo among them."""
+    photos = torch.cat([random_photos(3, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+                        torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)])
+    photos[2, 1:] = 0
+    trunk = lesson.on_imagenet_colors(nn.Identity())
+    expected = ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=64, resize_size=64)(photos)
+    torch.testing.assert_close(trunk(lesson.photo_inputs(photos)), expected, rtol=0, atol=1e-5)
+    kept = nn.Conv2d(3, 1, 1)
+    assert lesson.on_imagenet_colors(kept).trunk is kept
+    assert not list(lesson.on_imagenet_colors(nn.Identity()).parameters())
+
+
+# ---- photos
+
+
+class Pets:
+    """Stands for torchvision's OxfordIIITPet: four breeds, photos of two colors, larger than high."""
+
+    classes = ["Abyssinian", "Beagle", "Bengal", "Pug"]
+    species = (0, 1, 0, 1)
+    asked = []
+
+    def __init__(self, root, split, target_types, transform, download):
+        assert download and target_types == ("category", "binary-category")
+        self.asked.append(split)
+        self.transform, self.start = transform, {"trainval": 0, "test": 40}[split]
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, k):
+        if k >= len(self):
+            raise IndexError
+        pixels = np.zeros((50, 90, 3), np.uint8)
+        pixels[:, 10:80] = self.start + k, 100, 200  # red numbers the photo; the sides are cut off
+        breed = k * 3 % 4
+        return self.transform(Image.fromarray(pixels)), (breed, self.species[breed])
+
+
+def test_breeds_are_selected_numbered_in_the_given_order_and_stay_with_their_photos(monkeypatch):
+    monkeypatch.setitem(lesson.load_breeds.__globals__, "OxfordIIITPet", Pets)
+    for split, start in (("trainval", 0), ("test", 40)):
+        images, labels, species = lesson.load_breeds(split, ("Pug", "Abyssinian"), 25, CPU)
+        assert images.shape == (6, 3, 25, 25) and images.dtype == torch.uint8
+        numbers = images[:, 0, 12, 12].long() - start
+        assert numbers.tolist() == [k for k in range(12) if k * 3 % 4 in (3, 0)]
+        assert labels.tolist() == [{3: 0, 0: 1}[k * 3 % 4] for k in numbers.tolist()]
+        assert species.tolist() == [1 - label for label in labels.tolist()]
+        assert (images[:, 1] == 100).all() and (images[:, 2] == 200).all()  # green and blue, and no black sides
+    assert Pets.asked == ["trainval", "test"]
+
+
+def test_similar_pairs_are_those_whose_thumbnails_correlate():
+    first, second = random_photos(6, 64, 1), random_photos(7, 64, 2)
+    second[4] = (first[2].float() * 0.6 + 40).to(torch.uint8)  # darker and flatter, the same scene
+    second[0] = 255 - first[3]  # the negative correlates with -1
+    assert lesson.similar_pairs(first, second, 0.8).tolist() == [[2, 4]]
+    found = lesson.similar_pairs(first, second, -2.0)
+    assert len(found) == 42
+    u, v = (F.adaptive_avg_pool2d(part.float(), 16).flatten(1).numpy() for part in (first, second))
+    rho = [pearsonr(u[i], v[j])[0] for i, j in found.tolist()]
+    np.testing.assert_allclose(rho, sorted(rho, reverse=True), atol=1e-5)
+
+
+def test_no_pairs_of_photos_without_contrast_or_without_photos():
+    flat = torch.full((2, 3, 32, 32), 77, dtype=torch.uint8)
+    assert lesson.similar_pairs(flat, torch.cat([flat, random_photos(2)]), 0.5).shape == (0, 2)
+    assert lesson.similar_pairs(flat[:0], flat, 0.5).shape == (0, 2)
+
+
+def test_of_each_pair_the_training_photo_goes():
+    rows = torch.tensor([7, 3, 9, 4])
+    assert lesson.without_twins(rows, torch.tensor([[9, 1], [0, 3], [2, 1]])).tolist() == [7, 9]
+    assert lesson.without_twins(rows, torch.empty(0, 2, dtype=torch.long)).tolist() == [7, 3, 9, 4]
+
+
+# ---- what the answers are measured by
+
+
+@quiet
+@given(st.integers(1, 6), st.integers(0, 5), st.integers(0, 99))
+def test_groups_are_sums(classes, n, seed):
+    rng = np.random.default_rng(seed)
+    p, group_of = rng.dirichlet(np.ones(classes), n), rng.integers(0, 3, classes)
+    found = lesson.sum_groups(torch.tensor(p).view(n, classes), torch.tensor(group_of))
+    expected = [[p[i, group_of == g].sum() for g in range(group_of.max() + 1)] for i in range(n)]
+    np.testing.assert_allclose(found, np.reshape(expected, found.shape))
+
+
+def test_a_species_can_be_right_where_the_breed_is_wrong_and_the_other_way_round():
+    species_of = torch.tensor([0, 1, 0])
+    p = torch.tensor([[0.35, 0.40, 0.25],  # most likely the dog, but more likely a cat
+                      [0.35, 0.40, 0.25],
+                      [0.6, 0.1, 0.3],
+                      [0.1, 0.8, 0.1]])
+    labels = torch.tensor([1, 0, 2, 1])  # breed right, species wrong; the reverse; species only; both
+    assert lesson.breed_and_species(p.log(), labels, species_of) == [50, 75]
+    assert lesson.breed_and_species(p.log()[:1], labels[:1], species_of) == [100, 0]
+
+
+def test_the_majority_is_that_of_the_training_labels():
+    assert lesson.majority_percent(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 0, 1])) == 25
+
+
+# ---- training
+
+
+def test_train_copy_leaves_the_trunk_alone_and_learns():
+    images, labels = colored(60)
+    trunk = small_trunk()
+    before = copy.deepcopy(trunk.state_dict())
+    model = lesson.train_copy(trunk, images, labels, 80, 5e-2, 0, small_settings())
+    assert all(torch.equal(value, before[name]) for name, value in trunk.state_dict().items())
+    assert not any(torch.equal(p, q) for p, q in zip(model.trunk.parameters(), trunk.parameters()))
+    lesson.fresh_statistics(model, images)
+    assert lesson.evaluate(model, images, labels)[1] > 0.9
+    again = lesson.train_copy(trunk, images, labels, 80, 5e-2, 0, small_settings())
+    assert torch.equal(again.head.weight, model.head.weight)
+
+
+def test_the_rate_is_chosen_by_the_loss_on_the_validation_photos(monkeypatch):
+    class Fixed(nn.Module):
+        """Right on photos with a red first pixel of 1 (validation), by `margin`; right on all others."""
+
+        def __init__(self, margin):
             super().__init__()
-            self.scale = nn.Parameter(torch.tensor(50.0))
+            self.margin = margin
 
-        def forward(self, rows):
-            return self.scale * F.one_hot(rows % 3, 3)
+        def forward(self, x):
+            validation = ((x[:, 0, 0, 0] + 1) * 127.5).round() == 1
+            return torch.stack([torch.where(validation, self.margin, 9.0), torch.zeros(len(x))], dim=1)
 
-    oracle = Oracle()
-    groups = [{"params": list(oracle.parameters()), "lr": 1e-6}]
-    rows, labels = torch.arange(5, 25), torch.arange(40) % 3
-    losses = lesson.train(oracle, groups, lambda rows, generator: rows, labels, rows, 6, 5, 0)
-    assert losses.max() < 1e-6
-
-
-# --- what is said about the results
-
-
-@pytest.mark.parametrize(("first", "second", "word"), [
-    ((0.9, 0.8, 0.7), (0.8, 0.7, 0.6), "ahead"),
-    ((0.8, 0.7, 0.6), (0.9, 0.8, 0.7), "behind"),
-    ((0.9, 0.8, 0.6), (0.8, 0.7, 0.7), "no clear difference"),
-    ((0.9, 0.8), (0.8, 0.8), "no clear difference"),
-    ((0.5,), (0.5,), "no clear difference"),
-])  # fmt: skip
-def test_verdict(first, second, word):
-    assert lesson.paired_gap(first, second).startswith(word + ":")
+    asked = []
+    monkeypatch.setitem(
+        lesson.choose_rate.__globals__, "train_copy",
+        lambda trunk, images, labels, steps, rate, seed, settings: asked.append((len(images), rate)) or Fixed(
+            {1e-4: 9.0 - 8, 1e-3: 3.0, 1e-2: -1.0}[rate]))
+    train, val = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.ones(3, 3, 8, 8, dtype=torch.uint8)
+    zeros = torch.zeros(5, dtype=torch.long)
+    best, model, losses = lesson.choose_rate(None, (1e-4, 1e-3, 1e-2), (train, zeros), (val, zeros[:3]), 9, 0, {})
+    assert best == 1e-3 and model.margin == 3 and asked == [(5, 1e-4), (5, 1e-3), (5, 1e-2)]
+    assert losses[1e-2] == pytest.approx(math.log(1 + math.e), rel=1e-4)
 
 
-def test_verdict_is_in_points():
-    assert lesson.paired_gap([0.75, 0.5], [0.5, 0.375]) == "ahead: +18.8 points (+12.5 to +25.0)"
+def test_logits_come_from_evaluation_mode_in_order():
+    model = lesson.with_head(small_trunk(), 4, 3, 0, CPU)
+    images = random_photos(450, 16)
+    before = copy.deepcopy(model.state_dict())
+    found = lesson.compute_logits(model.train(), images)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        torch.testing.assert_close(found, model.eval()(lesson.photo_inputs(images)))
+
+
+# ---- fresh statistics
+
+
+@pytest.mark.parametrize("n", [1, 2, 31, 64, 70, 100])
+def test_fresh_statistics_are_the_means_over_batches_whatever_was_there(n):
+    images, model = random_photos(n), lesson.with_head(small_trunk(), 4, 3, 0, CPU)
+    norm = model.trunk[1]
+    norm.momentum, norm.running_var = 0.3, torch.full((4,), float("nan"))
+    weights = [p.clone() for p in model.parameters()]
+    lesson.fresh_statistics(model, images)
+    parts = [model.trunk[0](lesson.photo_inputs(part)).detach() for part in images.tensor_split(max(1, n // 32))]
+    mean = torch.stack([part.mean(dim=(0, 2, 3)) for part in parts]).mean(dim=0)
+    var = torch.stack([part.var(dim=(0, 2, 3)) for part in parts]).mean(dim=0)
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, var)
+    assert norm.momentum == 0.3 and not model.training and not norm.training
+    assert all(map(torch.equal, weights, model.parameters())) and all(p.grad is None for p in model.parameters())
+
+
+def test_fresh_statistics_make_both_modes_agree_on_the_whole_resnet():
+    model, images = lesson.with_head(lesson.new_resnet18_trunk(0), 512, 3, 0, CPU), random_photos(32, 64)
+    lesson.fresh_statistics(model, images)
+    with torch.no_grad():
+        x = lesson.photo_inputs(images)
+        evaluated, trained = model.eval()(x), model.train()(x)
+    torch.testing.assert_close(evaluated, trained, rtol=0.1, atol=0.1)
+    assert not torch.allclose(evaluated, evaluated[:1].expand_as(evaluated), atol=0.1)
+
+
+def test_ratios_are_medians_of_running_variances_in_order():
+    model = lesson.new_resnet18_trunk(0)
+    other = copy.deepcopy(model)
+    assert lesson.variance_ratios(model, other) == [1.0] * 20
+    model.bn1.running_var[:40] = 3.0
+    model.layer1[0].bn1.running_var[:10] = 3.0
+    other.layer4[1].bn2.running_var.fill_(4.0)
+    assert lesson.variance_ratios(model, other) == [3.0] + [1.0] * 18 + [0.25]
+
+
+def test_a_run_uses_its_rows_and_is_measured_before_and_after_fresh_statistics(monkeypatch):
+    images, labels = colored(90)
+    data = {"train": (images[:60], labels[:60]), "test": (images[60:], labels[60:])}
+    rows, trunk, options = torch.arange(50, 10, -1), small_trunk(), small_settings()
+
+    def spoil(model, photos):
+        """In place of fresh statistics: from now on the answer is always class 1."""
+        assert torch.equal(photos, images[rows]), "statistics of other photos than those of the training"
+        model.head.bias.data.copy_(torch.tensor([0.0, 1e6, 0.0]))
+
+    monkeypatch.setitem(lesson.train_and_test.__globals__, "fresh_statistics", spoil)
+    found = lesson.train_and_test(trunk, rows, 8, 1e-1, 1, data, options)
+    model = lesson.train_copy(trunk, images[rows], labels[rows], 8, 1e-1, 1, options)
+    running = 100 * lesson.evaluate(model, *data["test"])[1]
+    assert found.pop("seconds") > 0 and running > 60
+    assert found == {"photos": 40, "steps": 8, "seed": 1, "running statistics %": pytest.approx(running),
+                     "accuracy %": pytest.approx(100 / 3), "species %": pytest.approx(100 / 3)}
+
+
+# ---- frozen
+
+
+def test_a_frozen_trunk_is_bit_equal_afterwards_and_gives_each_photo_its_own_features():
+    images, labels = colored(90)
+    data = {"train": (images[:60], labels[:60]), "test": (images[60:], labels[60:])}
+    trunk = small_trunk().train()
+    before = copy.deepcopy(trunk.state_dict())
+    z = lesson.frozen_features(trunk, data)
+    found = lesson.head_and_test(z, torch.arange(30), 0, data, small_settings())
+    assert all(torch.equal(value, before[name]) for name, value in trunk.state_dict().items())
+    assert all(p.grad is None for p in trunk.parameters())
+    assert {part: tuple(features.shape) for part, features in z.items()} == {"train": (60, 4), "test": (30, 4)}
+    assert not z["train"].is_inference()
+    with torch.no_grad():
+        torch.testing.assert_close(z["test"], trunk.eval()(lesson.photo_inputs(images[60:])))
+    head = lesson.train_head(z["train"][:30], labels[:30], 3, 30, 1e-2, 0.1, 0)
+    expected = lesson.breed_and_species(head(z["test"]), labels[60:], torch.tensor([0, 1, 0]))
+    assert [found["accuracy %"], found["species %"]] == expected and found["photos"] == 30
+
+
+# ---- the price list
 
 
 @quiet
-@given(seeds, st.integers(1, 12), st.integers(2, 4))
-def test_surest_mistakes(seed, n, k):
-    generator = torch.Generator().manual_seed(seed)
-    logits, labels = torch.randn(n, k, generator=generator), torch.randint(k, (n,), generator=generator)
-    wrong, confidence, answer = lesson.surest_mistakes(logits, labels)
-    expected = [i for i in range(n) if logits[i].argmax() != labels[i]]
-    assert sorted(wrong.tolist()) == expected and torch.equal(answer, logits.argmax(dim=1))
-    assert confidence[wrong].tolist() == sorted(confidence[wrong].tolist(), reverse=True)
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=6))
+def test_points_per_doubling_is_the_slope_of_a_line(accuracies):
+    amounts = np.array([10, 25, 60, 200, 450, 2000])[:len(accuracies)]
+    expected = linregress(np.log2(amounts), accuracies).slope
+    assert lesson.points_per_doubling(amounts, accuracies) == pytest.approx(expected, abs=1e-8)
+
+
+def test_slopes_are_of_one_seed_each():
+    runs = pd.DataFrame([{"seed": seed, "photos": photos, "steps": 8, "accuracy %": 10 + (seed + 1) * np.log2(photos)}
+                         for photos in (64, 4, 16) for seed in (2, 0, 1)])
+    np.testing.assert_allclose(lesson.slopes(runs, "photos"), [1, 2, 3])
+
+
+def test_amounts_by_hand():
+    amounts, accuracies = (30, 120, 480), np.array([50.0, 60.0, 80.0])
+    assert lesson.amount_for(40, amounts, accuracies) == lesson.amount_for(50, amounts, accuracies) == 30
+    assert lesson.amount_for(55, amounts, accuracies) == pytest.approx(60)  # half way is one doubling of two
+    assert lesson.amount_for(70, amounts, accuracies) == pytest.approx(240)
+    assert lesson.amount_for(60, amounts, accuracies) == 120 and lesson.amount_for(80, amounts, accuracies) == 480
+    assert lesson.amount_for(80.1, amounts, accuracies) == math.inf
+    assert lesson.amount_for(float("nan"), amounts, accuracies) == math.inf
+    assert lesson.amount_for(50, (30,), [50.0]) == 30 and lesson.amount_for(51, (30,), [50.0]) == math.inf
+    assert lesson.amount_for(55, amounts, [50.0, 60.0, 40.0]) == pytest.approx(60)  # the first time
 
 
 @quiet
-@given(st.lists(st.tuples(st.floats(0, 0.9921875, width=32), st.booleans()), min_size=1, max_size=60),
-       st.integers(1, 15))
-def test_calibration_error_is_torchmetrics(pairs, bins):
-    confidence, correct = torch.tensor([p for p, _ in pairs]), torch.tensor([c for _, c in pairs])
-    found = lesson.calibration_error(*lesson.reliability(confidence, correct, bins))
-    expected = binary_calibration_error(confidence, correct.int(), n_bins=bins, norm="l1").item()
-    assert math.isclose(found, expected, abs_tol=1e-5)
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=5, unique=True), st.floats(0, 100))
+def test_amounts_invert_a_rising_curve(accuracies, target):
+    accuracies = sorted(accuracies)
+    amounts = [20 * 3**k for k in range(len(accuracies))]
+    found = lesson.amount_for(target, amounts, accuracies)
+    if target > accuracies[-1]:
+        assert found == math.inf
+    else:
+        back = np.interp(np.log2(found), np.log2(amounts), accuracies)
+        assert back == pytest.approx(max(target, accuracies[0]), abs=1e-6)
 
 
-def test_reliability_by_hand():
-    confidence = torch.tensor([0.0, 0.05, 0.55, 0.95, 1.0])
-    count, mean, accuracy = lesson.reliability(confidence, torch.tensor([False, True, True, True, False]), 2)
-    assert count.tolist() == [2, 3]
-    torch.testing.assert_close(mean, torch.tensor([0.025, 2.5 / 3], dtype=torch.float64))
-    torch.testing.assert_close(accuracy, torch.tensor([0.5, 2 / 3], dtype=torch.float64))
-    count, mean, accuracy = lesson.reliability(torch.tensor([1.0]), torch.tensor([True]), 10)
-    assert count.tolist() == [0] * 9 + [1] and mean[:9].isnan().all()
-    assert lesson.calibration_error(count, mean, accuracy) == 0
+# ---- figures and stored results
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The axes that a function has drawn, in place of showing them."""
+    found = []
+    monkeypatch.setattr(plt, "show", lambda: found.append(plt.gca()))
+    yield found
+    plt.close("all")
+
+
+def lines(ax):
+    """Label -> (x, y) of every line with error bars."""
+    return {bars.get_label(): bars[0].get_xydata().T.tolist() for bars in ax.containers}
+
+
+def test_the_curve_shows_mean_accuracy_against_photos(shown):
+    rows = [{"method": method, "photos": photos, "seed": seed, "accuracy %": start + photos + seed, "species %": 99,
+             "seconds": 3.0}
+            for method, start in (("from scratch", 10), ("frozen", 30)) for photos in (20, 40) for seed in (0, 2)]
+    lesson.draw_methods(pd.DataFrame(rows), "a title", 33.0)
+    assert lines(shown[0]) == {"from scratch": [[20, 40], [31, 51]], "frozen": [[20, 40], [51, 71]]}
+    assert shown[0].get_title() == "a title" and shown[0].lines[-1].get_ydata()[0] == 33
+
+
+def test_the_budgets_show_each_kind_of_statistics_against_steps(shown):
+    rows = pd.DataFrame({"steps": [5, 5, 9, 9], "running statistics %": [1, 3, 5, 7], "accuracy %": [20, 40, 60, 80]})
+    lesson.draw_budgets(rows.groupby("steps").agg(["mean", "std"]), "a title", 33.0)
+    found = lines(shown[0])
+    assert found == {"running statistics of the training": [[5, 9], [2, 6]], "fresh statistics": [[5, 9], [30, 70]]}
+
+
+def test_the_ratios_are_bars_in_order(shown):
+    lesson.draw_ratios([3.0, 1.0, 0.5], "a title")
+    assert [bar.get_height() for bar in shown[0].patches] == [3.0, 1.0, 0.5]
+
+
+def test_stored_results_fit_together():
+    """Results taken from another variable than their name says would not."""
+    measured = read(ROOT / NOTEBOOK).metadata["shelf"].get("measured", {})
+    for run in measured.values():
+        found = run["results"]
+        most = max(int(name.split("_")[1]) for name in found if name.startswith("scratch_") and "0_breed" in name)
+        assert found["scratch_breed_percent"] == pytest.approx(found[f"scratch_{most}_breed_percent"])
+        assert found["photos"] == most and found["difference_to_torchvision"] < 1e-9
+        assert found["breed_baseline_percent"] == pytest.approx(100 / 3, abs=1)
+        assert found["species_baseline_percent"] == pytest.approx(200 / 3, abs=1)
+        assert found["scratch_breed_percent"] < found["scratch_species_percent"] <= 100  # the easier question
+        assert found["frozen_random_30_breed_percent"] < found[f"frozen_random_{most}_breed_percent"]

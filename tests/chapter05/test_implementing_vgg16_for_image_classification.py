@@ -1,6 +1,7 @@
 """What Implementing_VGG16_for_image_classification.ipynb defines: trunks, frozen features and heads, the curve."""
 import copy
 
+import pandas
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ NOTEBOOK = "Chapter05/Implementing_VGG16_for_image_classification.ipynb"
 CPU = torch.device("cpu")
 lesson = definitions(
     NOTEBOOK, "new_trunk", "with_head", "draw_photos", "compute_features", "train_head", "Frozen", "trunk_changes",
-    "learning_curve", "small_trunks", "Rescale", "photo_inputs", "evaluate", CONFIGURATION="4 M 8 M 8 M",
-    SCRATCH_RATE=5e-3, TUNING_RATE=2e-3)
+    "learning_curve", "small_trunks", "paired_statistics", "Rescale", "photo_inputs", "evaluate",
+    CONFIGURATION="4 M 8 M 8 M", SCRATCH_RATE=5e-3, TUNING_RATE=2e-3)
 
 
 def photos(n, seed=0):
@@ -152,3 +153,16 @@ def test_evaluation_is_the_mean_over_all_photos():
     loss, accuracy = lesson.evaluate(model.train(), images, labels)
     assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
     assert accuracy == pytest.approx((logits.argmax(dim=1) == labels).float().mean().item())
+
+
+def test_gains_are_paired_by_seed_and_positive_where_scratch_is_worse():
+    rows = [{"method": method, "photos": photos, "seed": seed, "accuracy %": start + photos + 10 * seed + extra * seed}
+            for method, start, extra in (("from scratch", 0, 0), ("frozen", -3, 0), ("fine-tuned", 5, 1))
+            for photos in (50, 200) for seed in (2, 0, 1)]
+    stats = lesson.paired_statistics(pandas.DataFrame(rows[::-1]))
+    expected = {"gain of fine-tuning": ([6, 6], [1, 1]), "gain of frozen": ([-3, -3], [0, 0]),
+                "from scratch": ([60, 210], [10, 10])}
+    for name, (mean, std) in expected.items():
+        assert (stats[name]["mean"].tolist(), stats[name]["std"].tolist()) == (mean, std)
+    one = lesson.paired_statistics(pandas.DataFrame([row for row in rows if row["seed"] == 1]))
+    assert one["frozen"]["std"].tolist() == [0, 0]  # one seed: no deviation, and no NaN

@@ -130,6 +130,10 @@ def test_correction_sizes_are_relative_to_the_skip():
     x = model.relu(model.bn1(model.conv1(lesson.photo_inputs(images))))
     expected = 2 * x[0].numel() ** 0.5 / x.flatten(1).norm(dim=1).mean().item()
     assert lesson.correction_sizes(model, images)[0] == pytest.approx(expected, rel=1e-4)
+    nn.init.constant_(model.layer2[0].bn2.bias, 2.0)
+    carried = model.layer2[0].downsample(model.layer1(x))  # what the projection brings, not x itself
+    expected = 2 * carried[0].numel() ** 0.5 / carried.flatten(1).norm(dim=1).mean().item()
+    assert lesson.correction_sizes(model, images)[1] == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_cut_follows_the_gradient_and_leaves_the_network_alone():
