@@ -1,0 +1,38 @@
+"""All detectors of chapters 7 and 8 that read BCCD are compared on the same photos: one split, by field of view."""
+import re
+
+import pytest
+import torch
+
+from tests.definitions import definitions
+from tests.notebooks import code_cells, name_of, notebooks, read
+
+SOURCES = {name: "\n".join(cell.source for cell in code_cells(read(path))) for path in notebooks()
+           if (name := name_of(path)).startswith(("Chapter07/", "Chapter08/"))}  # fmt: skip
+DETECTORS = [name for name, source in SOURCES.items() if "test_map50" in source and "SAME_FIELD" in source]
+
+
+def constant(name, what):
+    """A constant of a notebook."""
+    return getattr(definitions(name, what), what)
+
+
+def test_there_are_some():
+    assert len(DETECTORS) >= 3
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("what", ["URL", "CLASSES", "VALIDATION", "TEST", "SAME_FIELD"])
+def test_they_have_the_same(what, name):
+    assert constant(name, what) == constant(DETECTORS[0], what)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_they_split_by_field(name):
+    assert re.search(r"= split_groups\(fields, VALIDATION, TEST\)", SOURCES[name])
+    lesson = definitions(name, "field_of", "split_groups", "SAME_FIELD")
+    fields = torch.tensor([lesson.field_of(f"BloodImage_{k:05d}", lesson.SAME_FIELD) for k in range(411)])
+    parts = lesson.split_groups(fields, 0.15, 0.25)
+    assert sorted(torch.cat(list(parts.values())).tolist()) == list(range(411))
+    for group in lesson.SAME_FIELD:
+        assert len({part for part, rows in parts.items() if set(group) & set(rows.tolist())}) == 1, group
