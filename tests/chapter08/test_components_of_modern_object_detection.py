@@ -18,7 +18,8 @@ from tests.definitions import definitions
 
 NOTEBOOK = "Chapter08/Components_of_modern_object_detection.ipynb"
 lesson = definitions(
-    NOTEBOOK, "base_anchors", "map_size", "grid_anchors", "match", "assignments", "census", "sample", "gradient_share",
+    NOTEBOOK, "base_anchors", "map_size", "grid_anchors", "match_anchors", "assignments", "census", "sample",
+    "gradient_share",
     "rpn_losses", "FeaturePyramid", "roi_level", "distances", "fcos_match", "centerness", "hungarian", "imagine",
     "detr_cost")
 
@@ -73,12 +74,12 @@ def iou_tables():
 @pytest.mark.parametrize(("high", "low"), [(0.7, 0.3), (0.5, 0.5), (1.0, 0.0)])
 def test_matches_equal_torchvisions(name, iou, high, low):
     kept = iou.clone()
-    own = lesson.match(iou, high, low)
+    own = lesson.match_anchors(iou, high, low)
     assert torch.equal(own, Matcher(high, low, allow_low_quality_matches=True)(iou)) and torch.equal(iou, kept)
 
 
 def test_a_photo_without_objects_is_all_background():
-    assert lesson.match(torch.zeros(0, 7), 0.7, 0.3).tolist() == [-1] * 7
+    assert lesson.match_anchors(torch.zeros(0, 7), 0.7, 0.3).tolist() == [-1] * 7
     points = torch.rand(7, 2)
     assert lesson.fcos_match(torch.zeros(0, 4), points, torch.full((7,), 8), torch.zeros(7)).tolist() == [-1] * 7
 

@@ -12,7 +12,7 @@ from tests.definitions import definitions
 NOTEBOOK = "Chapter08/Working_details_of_YOLO.ipynb"
 CPU = torch.device("cpu")
 lesson = definitions(
-    NOTEBOOK, "draw_scene", "draw_scenes", "mean_average_precision", "YOLO", "size_iou", "typical_sizes", "decode",
+    NOTEBOOK, "shape_scene", "shape_scenes", "mean_average_precision", "YOLO", "size_iou", "typical_sizes", "decode",
     "encode", "as_outputs", "yolo_loss", "new_yolo", "photo_inputs", "train_yolo", "raw_detections",
     "without_duplicates", "as_detections", "diagnose")
 ANCHORS = torch.tensor([[15.0, 20.0], [30.0, 25.0], [50.0, 60.0]])
@@ -198,7 +198,7 @@ def test_seeds_decide_the_weights():
 
 
 def test_training_is_in_training_mode_by_its_seed():
-    images, truths = lesson.draw_scenes(12, 48, 2, 0)
+    images, truths = lesson.shape_scenes(12, 48, 2, 0)
     targets = torch.stack([lesson.encode(**truth, anchors=ANCHORS, grid=(3, 3), stride=16, classes=3)
                            for truth in truths])
     found = {}
@@ -259,7 +259,7 @@ def test_duplicates_go_class_by_class():
 
 
 def test_a_perfect_network_is_diagnosed_as_perfect():
-    images, truths = lesson.draw_scenes(6, 96, 3, 0)
+    images, truths = lesson.shape_scenes(6, 96, 3, 0)
     targets = torch.stack([lesson.encode(**truth, anchors=ANCHORS, grid=(6, 6), stride=16, classes=3)
                            for truth in truths])
     outputs = lesson.as_outputs(targets)
@@ -286,9 +286,9 @@ def test_the_metric_reads_xyxy_and_labels():
 
 
 def test_scenes_are_what_they_say():
-    images, truths = lesson.draw_scenes(40, 96, 4, 0)
-    again, _ = lesson.draw_scenes(40, 96, 4, 0)
-    other, _ = lesson.draw_scenes(40, 96, 4, 1)
+    images, truths = lesson.shape_scenes(40, 96, 4, 0)
+    again, _ = lesson.shape_scenes(40, 96, 4, 0)
+    other, _ = lesson.shape_scenes(40, 96, 4, 1)
     assert images.dtype == torch.uint8 and images.shape == (40, 3, 96, 96)
     assert torch.equal(images, again) and not torch.equal(images, other)
     assert {len(truth["labels"]) for truth in truths} == {1, 2, 3, 4}
@@ -304,7 +304,7 @@ def test_boxes_are_exact(label):
     """Pixels of an object have one color, up to noise. Their extent is the box."""
     checked = 0
     for seed in range(40):
-        image, boxes, labels = lesson.draw_scene(np.random.default_rng(seed), 96, 1)
+        image, boxes, labels = lesson.shape_scene(np.random.default_rng(seed), 96, 1)
         if labels.item() != label:
             continue
         x0, y0, x1, y1 = boxes[0].round().int().tolist()
