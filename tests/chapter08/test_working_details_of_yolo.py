@@ -65,7 +65,7 @@ def test_decode_undoes_encode(grid, smallest):
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         box = random_boxes(1, grid[1] * 16, grid[0] * 16, generator, smallest).double()
-        target = lesson.encode(box, torch.tensor([1]), ANCHORS.double(), grid, 16, 3).double()
+        target = lesson.encode(box, torch.tensor([1]), ANCHORS.double(), grid, 16, 3)
         mine = target[..., 4] == 1
         assert mine.sum() == 1 and target.shape == (3, *grid, 8)
         found = lesson.decode(lesson.as_outputs(target), ANCHORS.double(), 16)[mine]
@@ -130,7 +130,7 @@ def loss_by_loops(outputs, targets, weights):
         else:
             parts[2] = parts[2] + F.softplus(said[4])
     parts = [part / max(n, 1) for part in parts]
-    return sum(w * part for w, part in zip(weights, parts)), [float(part) for part in parts]
+    return sum(w * part for w, part in zip(weights, parts)), [float(torch.as_tensor(part).detach()) for part in parts]
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
@@ -183,13 +183,13 @@ def test_each_output_belongs_to_its_anchor():
 
 
 def test_each_output_belongs_to_its_cell():
-    """What changes in one corner of the image changes the outputs there most."""
+    """What changes in one corner of the image changes outputs around that corner."""
     model = lesson.new_yolo(ANCHORS, 3, 0, CPU).eval()
     images = torch.zeros(1, 3, 96, 192)
     changed = images.clone()
     changed[..., 80:, 176:] = 1
     difference = (model(images) - model(changed)).abs().sum(dim=(0, 1, 4))
-    assert difference.argmax() == difference.numel() - 1 and difference[0, 0] == 0
+    assert difference[-1, -1] > 0 and (difference[:, :6] == 0).all() and difference[0].sum() < difference[-1].sum()
 
 
 def test_seeds_decide_the_weights():
@@ -294,7 +294,7 @@ def test_scenes_are_what_they_say():
     assert {len(truth["labels"]) for truth in truths} == {1, 2, 3, 4}
     for truth in truths:
         boxes = truth["boxes"]
-        assert (boxes[:, 2:] > boxes[:, :2] + 5).all() and (boxes >= 0).all() and (boxes <= 96).all()
+        assert (boxes[:, 2:] > boxes[:, :2] + 10).all() and (boxes >= 0).all() and (boxes <= 96).all()
         overlaps = box_iou(boxes, boxes).fill_diagonal_(0)
         assert (overlaps < 0.2).all() and truth["labels"].dtype == torch.int64
 
