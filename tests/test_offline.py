@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import http.server
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -332,6 +333,21 @@ def test_the_sitecustomize_it_hides_still_runs(world, tmp_path):
                          text=True,
                          env={**os.environ, **world, "PYTHONPATH": path, "MCVP_OFFLINE": "0"})
     assert run.stdout == "the hidden one\nFalse\n"
+
+
+def test_ray_asks_no_cloud_and_its_processes_build_no_grammar(world, tmp_path):
+    log = tmp_path / "log"
+    run = python(world, """
+        from ray._common.usage.usage_lib import get_cloud_from_metadata_requests
+        print(get_cloud_from_metadata_requests())
+    """, MCVP_OFFLINE_LOG=str(log))
+    assert run.stdout == "unknown\n" and not log.exists()
+    program = tmp_path / "site-packages" / "ray" / "worker.py"
+    program.parent.mkdir(parents=True)
+    program.write_text("import sys; print(sys.modules.get('rfc3987_syntax', 'free'))")
+    for path, expected in ((program, "None\n"), (shutil.copy(program, tmp_path / "worker.py"), "free\n")):
+        run = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env={**os.environ, **world})
+        assert run.stdout == expected, run.stderr
 
 
 # --- building and keeping ---------------------------------------------------------------------------------------------

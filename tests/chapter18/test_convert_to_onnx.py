@@ -1,6 +1,7 @@
 """Convert to ONNX: the notebook's functions on random and hostile networks and inputs."""
 import re
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,7 +16,8 @@ from tests.notebooks import ROOT, code_cells, read
 
 NOTEBOOK = "Chapter18/convert_to_onnx.ipynb"
 lesson = definitions(NOTEBOOK, "Preprocessing", "garment_net", "Served", "export", "session_of", "answers_of",
-                     "difference", "rounds_of", "unoptimized", "installed_mb")
+                     "difference", "rounds_of", "unoptimized", "installed_mb", "race", "accuracy_of",
+                     ROUNDS=2, BUDGET=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,28 @@ def test_pixels_give_probabilities(served, pixels):
     with torch.inference_mode():
         torch.testing.assert_close(found, module(pixels), rtol=0, atol=1e-5)
     torch.testing.assert_close(found.sum(1), torch.ones(len(pixels)), rtol=0, atol=1e-5)
+
+
+def test_the_module_prepares_its_pixels_as_training_did(network, served):
+    pixels = torch.randint(0, 256, (5, 28, 28), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = network(((pixels / 255 - 0.3) / 0.35)[:, None]).softmax(dim=1)
+        torch.testing.assert_close(served[0](pixels), expected, rtol=0, atol=1e-5)
+
+
+def test_sessions_have_the_threads_that_they_are_given(served):
+    for threads in (1, 2):
+        assert lesson.session_of(served[1], threads).get_session_options().intra_op_num_threads == threads
+
+
+def test_each_candidate_of_a_race_is_what_its_name_says(served, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", (asked := []).append)
+    images, calls = torch.zeros(1, 28, 28, dtype=torch.uint8), []
+    found = lesson.race(lambda x: calls.append("eager"), None, served[1], images, 2)
+    assert list(found) == ["eager", "onnxruntime"] and asked == [2] and set(calls) == {"eager"}
+    found = lesson.race(lambda x: time.sleep(0.02), lambda x: calls.append("compiled"), served[1], images, 1)
+    assert set(found) == {"eager", "onnxruntime", "compiled"} and "compiled" in calls and asked == [2, 1]
+    assert found["eager"].min() >= 0.02 > np.median(found["onnxruntime"])
 
 
 def test_everything_is_in_one_file(served):
@@ -149,6 +173,19 @@ def test_medians_throughput_and_winners():
     drawn = run_cell(NOTEBOOK, "# @title Who wins when", medians=found["medians"])
     assert [text.get_text() for text in drawn["ax"].texts] == ["1.00 ×", "4.00 × ★", "1.00 × ★", "0.50 ×"]
     assert "fastest in 1 of 2" in drawn["ax"].get_title()
+
+
+def test_the_accuracy_is_the_files_and_changes_are_counted():
+    right = torch.eye(10)[torch.arange(2000) % 10]
+    by_file, by_module = right.clone(), right.clone()
+    by_file[:500], by_module[300:1300] = right[:500].roll(1, 1), right[300:1300].roll(1, 1)
+    test_set = SimpleNamespace(data=torch.arange(2000), targets=torch.arange(2000) % 10)
+    found = run_cell(NOTEBOOK, "by_file = torch.cat", test_set=test_set, session=None, network=None,
+                     train_set=SimpleNamespace(targets=torch.tensor([3, 3, 4])), train_rows=slice(None),
+                     answers_of=lambda session, rows: by_file[rows], preprocess=lambda images: images,
+                     probabilities=lambda network, rows: by_module[rows], accuracy_of=lesson.accuracy_of)
+    assert found["file_accuracy"] == pytest.approx(0.75) and found["module_accuracy"] == pytest.approx(0.5)
+    assert found["changed"] == 1100 and found["baseline"] == pytest.approx(0.1)  # 200 are wrong in both, and alike
 
 
 def test_results_are_taken_from_where_they_belong(tmp_path):

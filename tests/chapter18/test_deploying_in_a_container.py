@@ -1,7 +1,10 @@
 """The container, read and not built: the Dockerfile and compose file keep what the notebook and the README say."""
+import ast
 import json
 import re
 import socket
+import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pandas as pd
@@ -159,6 +162,42 @@ def test_the_small_server_starts_answers_and_ends(tmp_path):
         assert lesson.get(f"{url}/nowhere")[0] == 404
     assert lesson.get(f"{url}/health") == (0, "")
 
+
+def test_the_small_server_is_ready_when_its_network_answers_and_only_this_machine_asks():
+    tree = ast.parse(lesson.SERVE)
+    ready = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "ready")
+    assert "answer" in [node.func.id for node in ast.walk(ready)
+                        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    run = next(call for call in calls if ast.unparse(call.func) == "uvicorn.run")
+    assert next(keyword.value.value for keyword in run.keywords if keyword.arg == "host") == "127.0.0.1"
+
+
+def test_a_server_that_lives_is_not_one_that_is_ready(tmp_path):
+    program = tmp_path / "late.py"
+    program.write_text("""
+import sys, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+began = time.time()
+class Late(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" or time.time() > began + 1 else 503)
+        self.end_headers()
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Late).serve_forever()
+""")
+    with lesson.running(program, tmp_path / "log.txt", 60) as (url, seconds):
+        assert seconds > 1 and lesson.get(f"{url}/ready")[0] == 200
+
+
+def test_the_time_to_end_is_that_of_the_end(tmp_path):
+    @contextmanager
+    def slow(program, log, patience):
+        yield "url", 0.0
+        time.sleep(0.3)
+
+    found = run_cell(NOTEBOOK, "told = time.perf_counter()", running=slow, folder=tmp_path, PATIENCE=1,
+                     get=lambda url: (200, '{"sum": 1.0}'))
+    assert 0.3 <= found["ending"] < 3
 
 
 def starts():

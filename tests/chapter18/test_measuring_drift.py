@@ -2,10 +2,12 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter18/measuring_drift.ipynb"
@@ -185,3 +187,103 @@ def test_alarms_before_the_drift_are_false_and_later_ones_have_a_delay(notebook)
     assert false_rate == pytest.approx(3 / 80) and delay.tolist() == [30, 10, 40]
     false_rate, delay = notebook.alarms_of(distances, 10, 5, quiet=25)  # the third window is half in the drift
     assert false_rate == pytest.approx(3 / 80) and delay.tolist() == [25, 5, 35]
+
+
+# --- which images go where, and what tables and results say
+
+
+def test_directions_are_those_of_the_largest_variance(notebook):
+    features = torch.randn(500, 20, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, 2, 20)
+    others = 1e4 * torch.randn(2000, 20)  # the rest of the training images
+    found = run_cell(NOTEBOOK, "train_features = features_of", x_train=torch.cat([features, others]), COMPONENTS=3,
+                     network=torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(20, 10)))
+    variances = ((features - found["center"]) @ found["directions"]).var(dim=0)
+    expected = torch.linalg.eigvalsh(torch.cov(features.T)).flip(0)[:3]
+    torch.testing.assert_close(variances, expected, rtol=1e-3, atol=0)
+
+
+def observed(notebook, n, first=0):
+    """Observed of n images whose features are their numbers, from `first` on."""
+    numbers = np.arange(first, first + n)
+    return notebook.Observed(numbers[:, None], numbers / n, numbers % 4 > 0, numbers % 10)
+
+
+def test_what_is_known_is_not_what_is_new(notebook):
+    images = {"validation": torch.arange(101)}
+    found = run_cell(NOTEBOOK, "known = normal.z[:half]", normal=observed(notebook, 101), images=images, labels=images)
+    known, new = set(found["known"][:, 0]), set(found["new_images"].tolist())
+    assert not known & new and len(known | new) == 101 and abs(len(known) - len(new)) <= 1
+    assert found["new_images"].tolist() == found["new_labels"].tolist()
+
+
+def test_the_threshold_comes_from_windows_that_share_nothing_with_the_reference(notebook):
+    windows = []
+
+    def distance(window, reference, bandwidth):
+        windows.append((set(window[:, 0]), set(reference[:, 0])))
+        return len(windows)
+
+    found = run_cell(NOTEBOOK, "thresholds[n] = threshold_for", normal=observed(notebook, 200), REFERENCE=50,
+                     WINDOWS=(5, 20), CALIBRATION=10, draw=notebook.draw, rng=np.random.default_rng(0),
+                     distance_to_reference=distance, bandwidth=1.0)
+    assert len(windows) == 20 and all(not window & reference for window, reference in windows)
+    assert all(reference == set(range(50)) for _, reference in windows) and set(found["thresholds"]) == {5, 20}
+
+
+def test_each_rate_is_of_the_samples_that_its_name_says(notebook):
+    rng, pairs = np.random.default_rng(0), []
+
+    def ks_test(a, b):
+        pairs.append((a.max(), b.max()))
+        return 0.4
+
+    run_cell(NOTEBOOK, "rates = {name: alarm_rate", normal=observed(notebook, 100), seen=observed(notebook, 100, 1000),
+             LARGE_SAMPLE=50, SAMPLE=20, COMPONENTS=8, TRIALS=1, ALPHA=0.05, PERMUTATIONS=9, bandwidth=1.0, rng=rng,
+             ks_test=ks_test, mmd_test=notebook.mmd_test, split_in_two=notebook.split_in_two, draw=notebook.draw,
+             alarm_rate=lambda test, alpha, trials: test())
+    assert len(pairs) == 4 and all(max(pair) < 100 for pair in pairs[:3])
+    assert pairs[3][0] >= 10 and pairs[3][1] < 1, "training images against unseen ones"
+
+
+def test_the_stream_is_quiet_first_and_ends_in_the_fog(notebook):
+    fog = [observed(notebook, 100, 1000 * step) for step in range(16)]
+    found = run_cell(NOTEBOOK, "step_at = np.round", fog=fog, QUIET=40, test_set=range(100), steps=np.arange(16))
+    assert (found["step_at"][:40] == 0).all() and (np.diff(found["step_at"]) >= 0).all() and found["step_at"][-1] >= 15
+    assert found["fog_z"][3, 7, 0] == 3007
+
+
+def test_delays_and_losses_are_those_of_the_window(notebook):
+    right = np.concatenate([np.ones((1, 100)), np.zeros((1, 100))])  # without fog all right, in it none
+    watched = {10: np.array([[0.0] * 6 + [9] * 4]), 20: np.array([[0.0, 0, 0, 9, 9]])}
+    found = run_cell(NOTEBOOK, "delays = pd.DataFrame(rows)", watched=watched, thresholds={10: 5, 20: 5}, quiet=40,
+                     alarms_of=notebook.alarms_of, fog_right=right, step_at=np.repeat([0, 1], 50), STREAMS=1)["delays"]
+    assert found.loc["median delay, images"].tolist() == [30, 40] and found.loc["streams found"].tolist() == [1, 1]
+    assert found.loc["accuracy lost at the alarm"].tolist() == [1, 1]
+
+
+def test_the_estimate_is_right_where_nothing_changed_and_alarms_are_mmds(notebook):
+    normal = observed(notebook, 400)
+    worse = notebook.Observed(normal.z, normal.confidence / 2, normal.right & (normal.labels > 4), normal.labels)
+    found = run_cell(NOTEBOOK, "table = pd.DataFrame", normal=normal, half=400, SAMPLE=20,
+                     fogged=worse, drifts={"blur": {0: normal, 1: worse}},
+                     powers={("blur", 0, 20): (0.1, 0.2), ("blur", 1, 20): (0.3, 0.4)})["table"]
+    assert found["accuracy"].tolist() == pytest.approx([0.75, worse.right.mean()])
+    assert found["estimated"].tolist() == pytest.approx([0.75, 0.5], abs=0.01)
+    assert found["alarms"].tolist() == [0.2, 0.4] and found["lost"].tolist() == pytest.approx(0.75 - found["accuracy"])
+
+
+def test_results_are_taken_from_where_they_belong():
+    rows = ["median delay, images", "accuracy lost at the alarm"]
+    rates = {name: (place / 10, place / 10 - 0.01, place / 10 + 0.01) for place, name in
+             enumerate(("KS, 8 features, Bonferroni", "MMD, 8 features", "KS without Bonferroni", "unseen", "seen"))}
+    found = run_cell(
+        NOTEBOOK, '"fogged_accuracy"', rates=rates, WINDOWS=(5, 20, 50), test_accuracy=0.9, baseline=0.1, SAMPLE=20,
+        blurred_accuracy=0.3, powers={("blur", 0.7, 20): (0.6, 0.7)},
+        delays=pd.DataFrame({5: [1, 2], 20: [3, 4], 50: [5, 6]}, index=rows),
+        table=pd.DataFrame({"estimated": [0.5, 0.9], "accuracy": [0.6, 0.4]}))["results"]
+    expected = {"test_accuracy": 0.9, "most_frequent_class_accuracy": 0.1, "fogged_accuracy": 0.3, "ks_false_alarms": 0,
+                "mmd_false_alarms": 0.1, "mmd_false_alarms_low": 0.09, "mmd_false_alarms_high": 0.11,
+                "uncorrected_false_alarms": 0.2, "unseen_reference_false_alarms": 0.3,
+                "training_reference_false_alarms": 0.4, "ks_power_blur_0_7": 0.6, "mmd_power_blur_0_7": 0.7,
+                "median_delay_images": 3, "accuracy_lost_at_alarm": 4, "largest_optimism": 0.5}
+    assert found == pytest.approx(expected)

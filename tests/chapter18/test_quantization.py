@@ -176,7 +176,8 @@ def test_calibration_and_choices_never_see_the_test_images():
     assigned = {ast.unparse(target): ast.unparse(node.value) for tree in trees for node in tree.body
                 if isinstance(node, ast.Assign) for target in node.targets}
     assert assigned["x_calibration"] == "x_train[:CALIBRATION]"
-    first_use = next(place for place, tree in enumerate(trees) if "x_test" in ast.unparse(tree))
+    first_use = next(place for place, tree in enumerate(trees)
+                     if "x_test" in ast.unparse(tree) or "test_set." in ast.unparse(tree))
     last_choice = max(place for place, tree in enumerate(trees) if "x_val" in ast.unparse(tree))
     assert first_use > last_choice, "test images are looked at before the last choice"
 
@@ -218,6 +219,50 @@ def test_the_comparison_is_made_image_by_image():
         assert row["standard error"] == pytest.approx(change.std(correction=0).item() / 2000**0.5, abs=1e-9)
         assert row["low"] < row["accuracy"] < row["high"]
         assert row["lost"] == (change < 0).sum() and row["won"] == (change > 0).sum()
+
+
+def test_each_name_stands_for_its_file_and_type(tmp_path):
+    network = lesson.garment_net(10).eval()
+    path = lesson.export(network, torch.randn(2, 1, 28, 28), tmp_path / "float32.onnx")
+    found = run_cell(NOTEBOOK, "halves = {name", folder=tmp_path, float_file=path, int8_file="int8", network=network)
+    assert {name: next(half.parameters()).dtype for name, half in found["halves"].items()} == {
+        "float16": torch.float16, "bfloat16": torch.bfloat16}
+    assert next(network.parameters()).dtype == torch.float32, "the network itself was changed"
+    assert found["files"] == {"float32": path, "int8 dynamic": tmp_path / "dynamic.onnx", "int8 static": "int8"}
+    assert (tmp_path / "dynamic.onnx").stat().st_size < path.stat().st_size / 2.5
+
+
+def test_the_explanation_compares_the_bits_and_limits_that_it_names():
+    def convolution(layer, x, input_range, bits, limit):
+        return torch.tensor([[bits, limit.bit_length()]])
+
+    found = run_cell(NOTEBOOK, "8 bits, exact sums", integer_convolution=convolution, x_calibration=torch.zeros(1),
+                     plain=[None], x_val=None, y_val=None, full=0.0,
+                     probabilities=lambda rest, first: first.tolist()[0],
+                     accuracy_of=lambda first, labels: float(100 * first[0] + first[1]))["clamped"]
+    assert found == {"8 bits, exact sums": 832, "8 bits, 16-bit sums": 815, "7 bits, 16-bit sums": 715}
+
+
+def test_results_are_taken_from_where_they_belong():
+    numbers = [[10.0 * n + m for m in range(5)] for n in range(3)]
+    comparison = pd.DataFrame(numbers, ("float32", "int8 dynamic", "int8 static"),
+                              ("accuracy", "low", "high", "difference", "standard error"))
+    cases = ("garments, 1 image", "garments, 256 images", "ResNet-18, 1 image")
+    ratio = pd.DataFrame({"int8 static": [1.0, 0.5, 4], "int8 dynamic": [0.1, 0.2, 0.3]}, index=cases)
+    milliseconds = pd.DataFrame([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]], cases, ("float32", "int8 static", "int8 dynamic"))
+    found = run_cell(
+        NOTEBOOK, '"accuracy_fp32"', comparison=comparison, static=comparison.loc["int8 static"], baseline=0.1,
+        full=0.9, kilobytes={"float32": 60, "int8 static": 20, "int8 dynamic": 30}, BITS=range(2, 9),
+        ratio=ratio, by_bits={"one scale per channel": list(range(7)), "one scale per tensor": list(range(10, 17))},
+        choices={"per channel, 8 bits": 0.8}, milliseconds=milliseconds,
+        clamped={"8 bits, 16-bit sums": 0.7, "7 bits, 16-bit sums": 0.6})["results"]
+    expected = {"accuracy_fp32": 0, "accuracy_int8": 20, "accuracy_int8_low": 21, "accuracy_int8_high": 22,
+                "accuracy_difference": 23, "difference_standard_error": 24, "most_frequent_class_accuracy": 0.1,
+                "size_ratio": 3, "three_bits_per_channel_accuracy": 1, "three_bits_per_tensor_accuracy": 11,
+                "validation_accuracy": 0.9, "per_channel_8_bit_accuracy": 0.8, "clamped_8_bit_accuracy": 0.7,
+                "clamped_7_bit_accuracy": 0.6, "int8_time_ratio": 2, "int8_time_ratio_one_image": 1,
+                "int8_time_ratio_resnet18": 0.25, "float32_ms": 4, "int8_static_ms": 5, "int8_dynamic_ms": 6}
+    assert found == pytest.approx(expected)
 
 
 def test_speed_is_relative_to_float32():

@@ -1,4 +1,6 @@
 """What the workers of the Ray notebook compute, without Ray: shares of a batch, layers, rows with their answers."""
+import asyncio
+import os
 import socket
 from types import SimpleNamespace
 
@@ -6,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter18/Scaling_out_with_Ray.ipynb"
@@ -80,18 +84,17 @@ def test_the_first_losses_of_two_workers_are_the_loss_of_one(alone):
     assert abs(undivided - whole[0]) > 1e-4
 
 
-def test_a_worker_of_ray_data_embeds_the_rows_it_was_given(notebook, monkeypatch):
+def test_a_worker_of_ray_data_embeds_the_rows_it_was_given(notebook, tmp_path):
     torch.manual_seed(2)
     images = torch.randint(0, 256, (40, 28, 28), dtype=torch.uint8)
-    monkeypatch.setitem(notebook.Embed.__init__.__globals__, "FashionMNIST",
-                        lambda root, train: SimpleNamespace(data=images[:20] if train else images))
+    np.save(tmp_path / "images.npy", images)
     network = notebook.with_group_norm(notebook.garment_net(10)).eval()
     preprocess = notebook.Preprocessing(28, 0.3, 0.3)
     logits = network(preprocess(images)).detach()
-    worker = notebook.Embed(network.state_dict(), preprocess, "nowhere")
+    worker = notebook.Embed(network.state_dict(), preprocess, tmp_path / "images.npy")
     for rows in (np.arange(40), np.random.default_rng(0).permutation(40)[:13], np.array([39])):
         found = worker({"id": rows})
-        assert found["id"].tolist() == rows.tolist() and not worker.features.training
+        assert found["id"].tolist() == rows.tolist() and not any(layer.training for layer in worker.features)
         with torch.no_grad():
             torch.testing.assert_close(network[-1](torch.from_numpy(found["embedding"])), logits[rows])
 
@@ -119,3 +122,114 @@ def test_a_free_port_can_be_listened_on(notebook):
     for _ in range(3):
         with socket.socket() as server:
             server.bind(("127.0.0.1", notebook.free_port()))
+
+
+# --- the server's class, without Ray
+
+
+@pytest.fixture
+def garments(notebook, tmp_path):
+    """A replica, its network, and a function that asks it about all images of a list at the same time."""
+    def plain(*arguments, **options):
+        return lambda decorated: decorated
+
+    sizes = []
+
+    def batch(**options):
+        def decorate(method):
+            async def gathered(self, x):
+                self.waiting = [*getattr(self, "waiting", []), x]
+                place = len(self.waiting) - 1
+                await asyncio.sleep(0.05)  # the others have come by now
+                if place == 0:
+                    sizes.append(len(self.waiting))
+                    self.replies = await method(self, self.waiting)
+                await asyncio.sleep(0.05)
+                return self.replies[place]
+
+            return gathered
+        return decorate
+
+    app = SimpleNamespace(post=plain)
+    kind = definitions(NOTEBOOK, "Garments", serve=SimpleNamespace(deployment=plain, ingress=plain, batch=batch),
+                       APP=app).Garments
+    torch.manual_seed(3)
+    network = notebook.with_group_norm(notebook.garment_net(10)).eval()
+    preprocess = notebook.Preprocessing(28, 0.3, 0.3)
+    replica = kind(network.state_dict(), preprocess, list("abcdefghij"))
+
+    def ask(images, **options):
+        async def predict(image):
+            path = tmp_path / "a.png"
+            Image.fromarray(image).save(path)
+            content = path.read_bytes()
+
+            async def read():
+                return content
+
+            return await replica.predict(SimpleNamespace(read=read), **options)
+
+        async def everybody():
+            return await asyncio.gather(*(predict(image) for image in images))
+
+        return asyncio.run(everybody())
+
+    return SimpleNamespace(ask=ask, network=network, preprocess=preprocess, sizes=sizes)
+
+
+@pytest.mark.parametrize("options, together", [({}, 4), ({"batching": False}, 1)])
+def test_each_request_gets_the_answer_about_its_own_image(garments, options, together):
+    images = [np.random.default_rng(n).integers(0, 256, (40 - n, 28), dtype=np.uint8) for n in range(4)]
+    found = garments.ask(images, **options)
+    for image, reply in zip(images, found):
+        with torch.no_grad():
+            p = garments.network(garments.preprocess(torch.from_numpy(image)[None])).softmax(dim=1)[0]
+        assert reply["probability"] == pytest.approx(p.max().item(), abs=1e-5)
+        assert reply["class"] == "abcdefghij"[p.argmax()] and reply["together"] == together
+        assert reply["process"] == os.getpid()
+    assert garments.sizes == ([4] if together == 4 else [])
+
+
+# --- what figures and results say
+
+
+def test_the_gain_is_that_of_more_replicas():
+    rates = {("1 replica", "garment"): [100.0, 110], ("2 replicas", "garment"): [110.0, 120],
+             ("2 replicas, no batching", "garment"): [90.0, 90], ("1 replica", "photo"): [4.0, 6],
+             ("2 replicas", "photo"): [9.0, 11], ("2 replicas, no batching", "photo"): [7.0, 7]}
+    settings = dict.fromkeys(("1 replica", "2 replicas", "2 replicas, no batching"))
+    throughput = run_cell(NOTEBOOK, "throughput = pd.Series", rates=rates, settings=settings)["throughput"]
+    assert throughput.loc["2 replicas", "photo"] == 10 and throughput.loc["1 replica", "garment"] == 105
+    drawn = run_cell(NOTEBOOK, "gain = throughput.loc", settings=settings, rates=rates, throughput=throughput,
+                     uploads={"garment": None, "photo": None}, several="2 replicas")
+    assert drawn["gain"] == 2 and drawn["ax"].get_title().startswith("2 replicas answer photos 2.0 times as fast")
+    heights = [[bar.get_height() for bar in bars] for bars in drawn["ax"].containers]
+    assert heights[0] == pytest.approx([1, 115 / 105, 90 / 105]) and heights[1] == pytest.approx([1, 2, 1.4])
+    losses = {"group": np.array([1.0, 2]), "batch": np.array([1.0, 2])}
+    two = {"group": np.array([1.0, 2.5]), "batch": np.array([1.0, 3]), "mistake": np.array([4.0, 2])}
+    found = run_cell(
+        NOTEBOOK, '"batch_norm_difference"', training_difference=0.5, one=losses, two=two, group="group", batch="batch",
+        mistake="mistake", test_accuracy=0.9, baseline=0.1, lost_accuracy=0.2, embedding_difference=1e-7, gain=2.0,
+        served_difference=1e-6, throughput=throughput, names=list(settings))["results"]
+    assert found == pytest.approx({
+        "training_difference": 0.5, "batch_norm_difference": 1, "undivided_batch_difference": 3, "test_accuracy": 0.9,
+        "most_frequent_class_accuracy": 0.1, "order_lost_accuracy": 0.2, "embedding_difference": 1e-7,
+        "served_difference": 1e-6, "photo_gain": 2, "garments_per_second_1_replica": 105,
+        "garments_per_second_replicas": 115, "garments_per_second_no_batching": 90, "photos_per_second_1_replica": 5,
+        "photos_per_second_replicas": 10})
+
+
+def test_a_measurement_takes_turns_and_does_not_count_its_first_round():
+    asked = []
+
+    def load(url, content, clients, requests):
+        asked.append((url, content, clients, requests))
+        return None, float(len(asked))
+
+    found = run_cell(NOTEBOOK, "rates = {(name, kind)", put_under_load=load, server="s", REPLICAS=3, REPEATS=2,
+                     CLIENTS=4, uploads={"garment": (b"g", 40), "photo": (b"p", 8)})
+    first = [("s/1/predict", b"g"), ("s/1/predict", b"p"), ("s/3/predict", b"g"), ("s/3/predict", b"p"),
+             ("s/3/predict?batching=false", b"g"), ("s/3/predict?batching=false", b"p")]
+    assert [call[:2] for call in asked] == 3 * first
+    assert [call[2:] for call in asked] == [(4, 4)] * 6 + [(4, 40), (4, 8)] * 6
+    assert found["rates"]["3 replicas", "photo"] == [10, 16] and len(found["rates"]) == 6

@@ -1,10 +1,14 @@
 """Exact search, inverted lists and product quantization against FAISS and slow loops; what the figures stand on."""
+import time
+from types import SimpleNamespace
+
 import faiss
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter18/vector_stores.ipynb"
@@ -169,3 +173,88 @@ def test_all_indexes_are_measured_against_flat(notebook):
     assert memory["PQ"] < memory["Flat"] < memory["HNSW"]
     assert memory["Flat"] == pytest.approx(900 * 16 * 4 / 1e6, rel=0.01)
     assert (table["ms"] > 0).all() and (table["build s"] > 0).all()
+
+
+def test_a_code_is_learned_from_many_vectors(notebook):
+    store = unit(2000, 8)
+    reference = faiss.IndexPQ(8, 2, 8, faiss.METRIC_INNER_PRODUCT)
+    reference.train(store)
+    reference.add(store)
+    ours, theirs = (((index.reconstruct_n(0, len(store)) - store) ** 2).mean()
+                    for index in (notebook.build_pq(store, 2), reference))
+    assert ours < 1.03 * theirs
+
+
+def test_latency_is_of_one_query_in_milliseconds(notebook):
+    shapes = []
+
+    def search(query, k):
+        shapes.append((query.shape, k))
+        time.sleep(0.02)
+
+    assert 20 <= notebook.latency_ms(SimpleNamespace(search=search), unit(3, 8), 5) < 200
+    assert shapes == [((1, 8), 5)] * 3
+
+
+# --- which images go where, and what tables and results say
+
+
+def test_the_store_holds_training_images_and_queries_are_of_the_test_set(notebook):
+    class Numbers(SimpleNamespace):
+        def __len__(self):
+            return len(self.data)
+
+    def dataset(root, train, download):
+        numbers = torch.arange(600) if train else torch.arange(1000, 1100)
+        return Numbers(data=numbers[:, None, None].float(), targets=numbers % 10, classes=["a"])
+
+    found = run_cell(NOTEBOOK, "train_rows = order[", FashionMNIST=dataset, SEED=0, QUERIES=30,
+                     Preprocessing=notebook.Preprocessing)
+    assert found["images"]["test"].flatten().tolist() == list(range(1000, 1030))
+    for part, images in found["images"].items():
+        assert (images.flatten() % 10).tolist() == found["labels"][part].tolist(), part
+    assert len(set(found["images"]["train"].flatten().tolist())) == 500
+
+
+def test_directions_are_those_of_the_largest_variance():
+    features = torch.randn(500, 20, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, 2, 20)
+    vectors = np.ones((4, 3))
+    found = run_cell(NOTEBOOK, "some = features_of", x_train=torch.zeros(500), network=None, preprocess=None,
+                     DIMENSIONS=3, features_of=lambda network, x: features[: len(x)], embed=lambda *arguments: vectors,
+                     images={"train": None, "test": None}, normalized=lambda x: x / 2)
+    variances = ((features - found["center"]) @ found["directions"]).var(dim=0)
+    expected = torch.linalg.eigvalsh(torch.cov(features.T)).flip(0)[:3]
+    torch.testing.assert_close(variances, expected, rtol=1e-3, atol=0)
+    assert (found["stored"] == 0.5).all() and (found["queries"] == 0.5).all(), "what is searched is normalized"
+
+
+def test_the_large_store_is_normalized():
+    found = run_cell(NOTEBOOK, "many = normalized(many)", moved=lambda images, down, right: images, COPIES=3, SEED=0,
+                     embed=lambda network, preprocess, images, center, directions: images.flatten(1).numpy(),
+                     images={"train": 3 * torch.rand(20, 28, 28)}, tqdm=lambda moves, leave: moves,
+                     network=None, preprocess=None, center=None, directions=None,
+                     normalized=lambda x: x / np.linalg.norm(x, axis=1, keepdims=True))["many"]
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    assert found.shape == (60, 784)
+
+
+def test_the_largest_table_is_that_of_the_largest_store():
+    found = run_cell(NOTEBOOK, "largest = tables[", SIZES=(10, 30, 20), many=unit(30, 4), queries=None, K=1, TIMED=1,
+                     compare_indexes=lambda vectors, *_: pd.DataFrame({"n": [len(vectors)]}))
+    assert found["largest"]["n"].item() == 30 and {n: t["n"].item() for n, t in found["tables"].items()} == {
+        10: 10, 20: 20, 30: 30}
+
+
+def test_results_are_taken_from_where_they_belong(notebook):
+    largest = pd.DataFrame({"index": ["Flat", "IVF", "HNSW", "HNSW", "PQ", "PQ"], "setting": [0, 1, 16, 32, 8, 16],
+                            "recall": [1, 0.7, 0.8, 0.9, 0.3, 0.5], "build s": [1, 2, 3, 3, 4, 5],
+                            "MB": [10, 11, 12, 12, 1, 2]})
+    growth = pd.DataFrame({"Flat": [1, 4], "IVF": [2, 5], "HNSW": [3, 6]}, index=[10, 20])
+    truth = np.array([[1, 2]])
+    found = run_cell(NOTEBOOK, '"careless_recall"', largest=largest, growth=growth, test_accuracy=0.9, SIZES=(10, 20),
+                     agreement={"embedding": 0.8, "pixels": 0.7, "random": 0.1}, recall=notebook.recall, rows=truth,
+                     careless_rows=np.array([[2, 3]]), CODE_BYTES=(8, 16))["results"]
+    expected = {"test_accuracy": 0.9, "same_label_embedding": 0.8, "same_label_pixels": 0.7, "careless_recall": 0.5,
+                "flat_ms": 4, "ivf_ms": 5, "hnsw_ms": 6, "hnsw_build_seconds": 3, "flat_mb": 10, "hnsw_mb": 12,
+                "pq8_recall": 0.3, "pq16_recall": 0.5}
+    assert found == pytest.approx(expected)

@@ -32,6 +32,7 @@ def environment(scratch: Path) -> dict[str, str]:
         "YOLO_OFFLINE": "1",
         "YOLO_AUTOINSTALL": "false",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less; nobody takes this machine away
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # no machine but this one: Ray's processes talk over the loopback
         "SDL_VIDEODRIVER": "dummy",
         "SDL_AUDIODRIVER": "dummy",

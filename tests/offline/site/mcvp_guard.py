@@ -255,6 +255,14 @@ def ultralytics_cfg(module):
     module.TESTS_RUNNING = False
 
 
+def ray_usage(module):
+    """Ray's head process asks, even with usage statistics off, whether the machine is one of a cloud: it is not."""
+    def make(_):
+        return lambda: "unknown"
+
+    wrap(module, "get_cloud_from_metadata_requests", make)
+
+
 def keeping(*names):
     """A hook that lets refusals out of the named functions (`Class.method` or `function`) of a module as they are."""
     def hook(module):
@@ -278,6 +286,7 @@ HOOKS = {
     "huggingface_hub.utils._http": hub_requests,
     "datasets.load": datasets_load,
     "diffusers.configuration_utils": keeping("ConfigMixin.load_config"),
+    "ray._common.usage.usage_lib": ray_usage,
     "ultralytics.cfg": ultralytics_cfg,
     "ultralytics.utils.downloads": keeping("safe_download", "attempt_download_asset"),
 }
