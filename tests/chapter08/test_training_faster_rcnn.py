@@ -10,12 +10,13 @@ from torch import nn
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision import ops
 from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from tests.definitions import definitions
 
 lesson = definitions(
     "Chapter08/Training_Faster_RCNN.ipynb", "small_faster_rcnn", "propose", "in_anchor_order", "rpn_losses",
-    "roi_losses", "training_step", "train", "training_mode", "predict", "proposals_of", "best_overlaps", "match",
+    "roi_losses", "training_step", "train", "training_mode", "predict", "proposals_of", "best_overlaps", "claim",
     "photo_hits", "average_precision", "map_of", "bootstrap", "found_false_missed", "count_verdicts",
     "best_threshold", "flip", "flipped_batch", "coco_map", "LOSSES")  # fmt: skip
 quick = settings(deadline=None, max_examples=30)
@@ -64,13 +65,17 @@ def test_proposals_equal_torchvisions(model, seen):
 
 
 @quick
-@given(seeds, st.integers(1, 60), st.sampled_from([0.3, 0.7, 1.0]))
-def test_proposals_of_random_and_hostile_moves(seed, count, overlap):
+@given(seeds, st.integers(1, 60), st.sampled_from([0.3, 0.7, 1.0]), st.sampled_from([0.1, 3.0]))
+def test_proposals_of_random_and_hostile_moves(seed, count, overlap, scale):
     generator = torch.Generator().manual_seed(seed)
     anchors, coder = random_boxes(count, generator), BoxCoder((1.0, 1.0, 1.0, 1.0))
-    scores, moves = torch.randn(count, generator=generator), 3 * torch.randn(count, 4, generator=generator)
+    scores, moves = torch.randn(count, generator=generator), scale * torch.randn(count, 4, generator=generator)
     ours = lesson.propose(scores, moves, anchors, (100, 100), coder, 20, 7, overlap)
     assert len(ours) <= 7 and (ours >= 0).all() and (ours <= 100).all() and (ours[:, 2:] > ours[:, :2]).all()
+    at_most = {"training": 20, "testing": 20}, {"training": 7, "testing": 7}
+    library = RegionProposalNetwork(None, None, 0.7, 0.3, 1, 0.5, *at_most, overlap).eval()
+    boxes = coder.decode_single(moves, anchors)[None]
+    torch.testing.assert_close(ours, library.filter_proposals(boxes, scores[None], [(100, 100)], [count])[0][0])
     far = torch.tensor([[999.0, 0, 0, 0]]).expand(count, 4)
     outside = lesson.propose(scores, far, anchors, (100, 100), coder, 20, 7, overlap)
     assert outside.shape == (0, 4)
@@ -214,9 +219,9 @@ def test_boxes_stay_on_what_they_enclose():
 def test_a_true_box_is_taken_once_by_the_better_detection():
     truth = torch.tensor([[0, 0, 10, 10], [20, 0, 30, 10.0]])
     boxes = torch.tensor([[0, 0, 10, 9], [0, 0, 10, 10], [20, 0, 30, 6], [20, 0, 30, 4.0], [50, 50, 60, 60]])
-    assert lesson.match(boxes, truth).tolist() == [0, -1, 1, -1, -1]
-    assert lesson.match(boxes, truth, threshold=0.95).tolist() == [-1, 0, -1, -1, -1]
-    assert lesson.match(boxes, truth[:0]).tolist() == [-1] * 5 and lesson.match(boxes[:0], truth).tolist() == []
+    assert lesson.claim(boxes, truth).tolist() == [0, -1, 1, -1, -1]
+    assert lesson.claim(boxes, truth, threshold=0.95).tolist() == [-1, 0, -1, -1, -1]
+    assert lesson.claim(boxes, truth[:0]).tolist() == [-1] * 5 and lesson.claim(boxes[:0], truth).tolist() == []
 
 
 def spoil(target, generator):
