@@ -2,7 +2,12 @@
 import io
 import json
 import re
+import shutil
 import zipfile
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,6 +20,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torchvision import ops
 from torchvision.datasets import VOCDetection
+from torchvision.datasets.utils import extract_archive
 
 from tests.definitions import definitions
 
@@ -52,7 +58,21 @@ def cells(n=400, seed=0):
 # ---- the download
 
 
-def test_the_archive_is_fetched_once_and_may_have_either_layout(tmp_path, monkeypatch):
+def unpacked(url, root, filename):
+    """What torchvision's download_and_extract_archive does, for the address of a file."""
+    path = Path(url2pathname(urlparse(url).path))
+    if not path.exists():
+        raise URLError(url)
+    extract_archive(shutil.copy(path, Path(root) / filename), root)
+
+
+@pytest.fixture
+def files_alone(monkeypatch):
+    """Archives come from this machine's files."""
+    monkeypatch.setitem(lesson.bccd_folder.__globals__, "download_and_extract_archive", unpacked)
+
+
+def test_the_archive_is_fetched_once_and_may_have_either_layout(tmp_path, monkeypatch, files_alone):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     commit = "a" * 40
     path = tmp_path / f"{commit}.zip"
@@ -69,7 +89,7 @@ def test_the_archive_is_fetched_once_and_may_have_either_layout(tmp_path, monkey
 
 
 @pytest.mark.parametrize("broken", ["url", "archive", "layout"])
-def test_of_a_failed_download_nothing_is_left(tmp_path, monkeypatch, broken):
+def test_of_a_failed_download_nothing_is_left(tmp_path, monkeypatch, files_alone, broken):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     path = tmp_path / f"{'b' * 40}.zip"
     if broken == "archive":
@@ -78,7 +98,7 @@ def test_of_a_failed_download_nothing_is_left(tmp_path, monkeypatch, broken):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("elsewhere/file.txt", "")
     error = FileNotFoundError if broken == "layout" else RuntimeError
-    with pytest.raises(error, match="" if broken == "layout" else re.escape(path.as_uri())):
+    with pytest.raises(error, match=None if broken == "layout" else re.escape(path.as_uri())):
         lesson.bccd_folder(path.as_uri())
     assert list((tmp_path / "hub/datasets").iterdir()) == []
 
@@ -103,7 +123,7 @@ def test_voc_is_written_and_read_as_torchvision_reads_it(rows):
 def test_voc_keeps_faults_and_refuses_unknown_names():
     corners = "<bndbox><xmin>5</xmin><ymin>9</ymin><xmax>2</xmax><ymax>9</ymax></bndbox>"
     text = f"<a><object><name>rbc </name>{corners}</object></a>"
-    with pytest.raises(ValueError, match="rbc"):
+    with pytest.raises(ValueError):
         lesson.read_voc(io.StringIO(text), CLASSES)
     boxes, _ = lesson.read_voc(io.StringIO(text.replace("rbc ", "RBC")), CLASSES)
     assert boxes.tolist() == [[5, 9, 2, 9]]

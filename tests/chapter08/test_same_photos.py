@@ -29,7 +29,7 @@ def test_they_have_the_same(what, name):
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_they_split_by_field(name):
-    assert re.search(r"= split_groups\(fields, VALIDATION, TEST\)", SOURCES[name])
+    assert re.search(r"\bsplit_groups\(fields, VALIDATION, TEST\)", SOURCES[name])
     lesson = definitions(name, "field_of", "split_groups", "SAME_FIELD")
     fields = torch.tensor([lesson.field_of(f"BloodImage_{k:05d}", lesson.SAME_FIELD) for k in range(411)])
     parts = lesson.split_groups(fields, 0.15, 0.25)
