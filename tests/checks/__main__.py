@@ -1,0 +1,77 @@
+"""Make the record of notebooks anew: each is run three times, quick and in the miniature world.
+
+    python -m tests.checks Chapter03/Impact_of_dropout.ipynb …    (--all: every notebook; --missing: those without)
+
+Two of the runs are shaken: clocks run unevenly, the machine seems another, and the arithmetic is that of other
+processors. Prints what broke a rule and which parts of the record changed. Read that, and `git diff tests/records`,
+before you commit: the record says what is right.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.checks import records, watched
+from tests.notebooks import ROOT, name_of, notebooks, read
+
+OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE",
+       "OPENBLAS_CORETYPE": "Nehalem"}  # the arithmetic of an old processor
+USUAL = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OPENBLAS_CORETYPE": "Haswell"}
+SHAKES = {0: {}, 1: OLD, 2: USUAL}  # seed of the shaking (0: none) -> environment
+
+
+def run(names: list[str], folder: Path, shake: int, env: dict[str, str], workers: str) -> None:
+    """Have pytest run these notebooks and write what the watch told below `folder`; of one that fails, nothing."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", workers, "-p", "no:cacheprovider", "--tell", str(folder),
+               "--shake", str(shake), *names]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | env, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        print(done.stdout, file=sys.stderr)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.checks", description=__doc__.splitlines()[0])
+    parser.add_argument("notebooks", nargs="*", help="ChapterNN/Name.ipynb")
+    parser.add_argument("--all", action="store_true", help="every notebook")
+    parser.add_argument("--missing", action="store_true", help="every notebook that has no record")
+    parser.add_argument("-n", dest="workers", default="logical", help="notebooks at once, as pytest takes it")
+    options = parser.parse_args(arguments)
+    if not options.notebooks and not options.all and not options.missing:
+        parser.error("name a notebook, or --all, or --missing")
+    names = options.notebooks or [name_of(path) for path in notebooks()]
+    if options.missing:
+        names = [name for name in names if records.load(name) is None]
+    if not names:
+        return 0
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="mcvp-", ignore_cleanup_errors=True) as scratch:
+        for shake, env in SHAKES.items():
+            run(names, Path(scratch, str(shake)), shake, env, options.workers)
+        for name in names:
+            paths = [Path(scratch, str(shake), name).with_suffix(".json") for shake in SHAKES]
+            if missing := [path for path in paths if not path.exists()]:
+                print(f"{name}: {len(missing)} of {len(paths)} runs failed, no record is made", file=sys.stderr)
+                failed += 1
+                continue
+            runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+            if broken := watched.broken_rules(name, read(ROOT / name), runs[0]):
+                print("\n".join([*broken, f"{name}: no record is made while a rule is broken without an excuse"]),
+                      file=sys.stderr)
+                failed += 1
+                continue
+            before = records.load(name)
+            different = records.differences(before, runs[0]) if before else []
+            records.write(records.make(runs), name)
+            print(f"{name}: " + (f"{len(different)} differences from the last record" if before else "a first record"))
+            for line in different[:20]:
+                print(f"    {line}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

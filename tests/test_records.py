@@ -1,0 +1,87 @@
+"""Every notebook has a record of what its quick run tells (tests/checks), each record a notebook; how they compare."""
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from tests.checks import records
+from tests.notebooks import name_of, notebooks
+
+
+def test_every_notebook_has_a_record():
+    missing = [name_of(path) for path in notebooks() if records.load(name_of(path)) is None]
+    assert not missing, f"without a record: python -m tests.checks {' '.join(missing)}"
+
+
+def test_every_record_has_a_notebook():
+    known = {records.path_of(name_of(path)) for path in notebooks()}
+    assert set(records.FOLDER.glob("*/*.json")) <= known, "git rm the others"
+
+
+FIGURE = {"title": "Ends at 0.51", "axes": [{
+    "title": "", "x": "epoch 1", "y": "loss", "scales": "linear linear 00",
+    "draws": [["line", "train", "#0072b2 - None", [3, 0, 1.0, 3.0, 1.0, 3.0, 2.0, 0.4, 0.8],
+               [3, 0, 0.9, 0.51, 0.51, 0.9, 0.7, -0.1, 0.15]]]}]}
+
+
+def run(loss=0.5123456, accuracy=0.8, printed="accuracy 80.0% after 3 epochs", seconds=1.0):
+    figure = copy.deepcopy(FIGURE)
+    figure["axes"][0]["draws"][0][4][4:5] = [loss]
+    return {"environment": {"torch": "2.9"}, "story": [[2, "a training: SGD, 8 steps"]], "errors": [], "findings": [],
+            "told": [[2, "printed", printed], [3, "figure", figure], [4, "printed", f"took {seconds:.2f} s"]],
+            "results": {"accuracy": accuracy, "seconds": seconds}, "routes": {"accuracy": ["found[0]", "val max"]}}
+
+
+@pytest.fixture
+def record():
+    made = records.make([run(), run(loss=0.5123477, seconds=9.0), run(loss=0.5123470, seconds=3.0)])
+    return json.loads(json.dumps(made))
+
+
+def test_a_run_equals_its_own_record(record):
+    assert records.differences(record, run()) == []
+
+
+def test_times_are_free_and_rounding_is_tolerated(record):
+    assert record["results"]["seconds"] == records.FREE
+    assert records.differences(record, run(loss=0.512349, seconds=70.0)) == []
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"loss": 0.52}, "line 'train', y, smallest: recorded 0.5123456, now 0.52"),
+    ({"accuracy": 0.81}, "results, accuracy: recorded 0.8, now 0.81"),
+    ({"printed": "accuracy 81.0% after 3 epochs"}, "code cell 2, printed"),
+    ({"printed": "error 80.0% after 3 epochs"}, "recorded accuracy 80.0 % after 3 epochs, now error"),
+])
+def test_what_changed_is_said(record, change, words):
+    said = records.differences(record, run(**change))
+    assert len(said) == 1 and words in said[0], said
+
+
+def test_another_order_of_trainings_and_cells_is_said(record):
+    other = run()
+    other["story"] = [[2, "a training: SGD, 16 steps"]]
+    other["told"][0][0] = 5
+    said = records.differences(record, other)
+    assert [line.partition(":")[0] for line in said] == [
+        "code cell 2, printed", "code cell 5, printed", "code cell 2, rows and loops, 2"], said
+
+
+def test_nine_axes_are_not_nine_numbers(record):
+    several = run()
+    several["told"][1][2]["axes"] *= 9
+    nine = records.make([several, several])
+    assert records.differences(nine, several) == []
+    assert "recorded" in records.differences(nine, run())[0]
+
+
+def test_with_other_versions_numbers_are_free_and_labels_are_not(record):
+    other = run(loss=0.7, accuracy=0.6, printed="one wins after 2 epochs")
+    other["environment"] = {"torch": "2.10"}
+    assert records.differences(record, other) == []
+    other["told"][1][2]["axes"][0]["x"] = "step 1"
+    other["routes"] = {"accuracy": ["val min"]}
+    said = records.differences(record, other)
+    assert len(said) == 2 and "code cell 3, figure" in said[0] and "it was found[0], and is no more" in said[1], said
