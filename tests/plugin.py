@@ -320,8 +320,9 @@ class NotebookFile(IPyNbFile):
         self.failed: NotebookCell | None = None
         self.run: Path | None = None  # the folder of this run
         quick_profile = not self.config.option.full
-        self.limit = float(self.config.getini("quick_seconds")) if quick_profile else math.inf  # of processor time
         option = self.config.option
+        limited = quick_profile and not option.shake  # an older processor's arithmetic takes longer
+        self.limit = float(self.config.getini("quick_seconds")) if limited else math.inf  # of processor time
         # the shelf's own notebooks; the simulated device follows tensors by the same means as the watch
         self.is_watched = quick_profile and not option.unwatched and not option.device and self.config.rootpath == ROOT
         self.told: dict | None = None  # what the watch saw of the whole run

@@ -29,7 +29,7 @@ FIGURE = {"title": "Ends at 0.51", "axes": [{
 def run(loss=0.5123456, accuracy=0.8, printed="accuracy 80.0% after 3 epochs", seconds=1.0):
     figure = copy.deepcopy(FIGURE)
     figure["axes"][0]["draws"][0][4][4:5] = [loss]
-    return {"environment": {"torch": "2.9"}, "story": [[2, "a training: SGD, 8 steps"]], "errors": [], "findings": [],
+    return {"environment": {"torch": "2.9", "arithmetic": "a"}, "story": [[2, "a training: SGD, 8 steps"]], "errors": [], "findings": [],
             "told": [[2, "printed", printed], [3, "figure", figure], [4, "printed", f"took {seconds:.2f} s"]],
             "results": {"accuracy": accuracy, "seconds": seconds}, "routes": {"accuracy": ["found[0]", "val max"]}}
 
@@ -77,11 +77,39 @@ def test_nine_axes_are_not_nine_numbers(record):
     assert "recorded" in records.differences(nine, run())[0]
 
 
-def test_with_other_versions_numbers_are_free_and_labels_are_not(record):
-    other = run(loss=0.7, accuracy=0.6, printed="one wins after 2 epochs")
-    other["environment"] = {"torch": "2.10"}
+def test_a_number_of_seconds_is_free_even_where_two_runs_took_as_long():
+    made = records.make([run(seconds=1.0), run(seconds=1.0)])
+    assert made["results"]["seconds"] == records.FREE
+    assert records.differences(made, run(seconds=2.0)) == []
+
+
+def test_rounding_begins_where_it_first_moved_something(record):
+    """Not where only the clock moved: that moves far."""
+    assert record["rounding"] == 3
+    untrained = [run() | {"story": []}, run(seconds=9.0) | {"story": []}]
+    assert records.make(untrained)["rounding"] is None
+    assert records.make([run(), run(printed="accuracy 81.0% after 3 epochs")])["rounding"] == 2
+
+
+def test_another_processor_rounds_otherwise(record):
+    """From the first cell on in which rounding moved something numbers are free there, labels are not."""
+    other = run(loss=0.7, accuracy=0.6)
+    other["environment"]["arithmetic"] = "b"
     assert records.differences(record, other) == []
     other["told"][1][2]["axes"][0]["x"] = "step 1"
+    other["told"][0][2] = "accuracy 81.0% after 3 epochs"
     other["routes"] = {"accuracy": ["val min"]}
+    other["story"] = [[2, "a training: SGD, 9 steps"]]
     said = records.differences(record, other)
-    assert len(said) == 2 and "code cell 3, figure" in said[0] and "it was found[0], and is no more" in said[1], said
+    assert len(said) == 4 and "code cell 2, printed" in said[0] and "rows and loops" in said[1], said
+    assert "it was found[0], and is no more" in said[2] and "code cell 3, figure" in said[3], said
+
+
+def test_with_other_versions_only_the_names_of_results_are_held(record):
+    other = run(loss=0.7, accuracy=0.6, printed="one wins after 2 epochs")
+    other["environment"]["torch"] = "2.10"
+    other["routes"] = {}
+    assert records.differences(record, other) == []
+    del other["results"]["accuracy"]
+    said, = records.differences(record, other)
+    assert "results" in said

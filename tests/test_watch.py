@@ -200,7 +200,7 @@ def test_a_second_route_to_each_entry_of_results(told):
     record = records.make([told["sound"], told["shaken"]])
     assert record["routes"]["test_accuracy"][0] == "test_accuracy"
     assert "history['val loss'] mean" in record["routes"]["val_loss"]
-    elsewhere = {"environment": {"torch": "other"}}
+    elsewhere = {"environment": record["environment"] | {"arithmetic": "other"}}
     assert records.differences(record, told["shaken"] | elsewhere) == []
     said = records.differences(record, told["another variable"] | elsewhere)
     assert said == ["results, test_accuracy: it was test_accuracy, and is no more"]

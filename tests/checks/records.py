@@ -1,16 +1,19 @@
 """The record of a notebook: what its quick run told when it was last read and found right.
 
 `tests/records/ChapterNN/Name.json` holds what a reader sees (printed lines, tables, figures read back from their axes,
-results) and the story of rows and loops. It is made from three runs: as the notebook is, and twice with parameters
-moved by a millionth and clocks that run unevenly. What differs between them (times, numbers that a rounding error
-turns over) is known by that: it is kept with a tolerance, or as free.
+results) and the story of rows and loops. It is made from two runs: as the notebook is, and with clocks that run unevenly
+and the arithmetic of another processor. What differs between them (times, numbers that a rounding error turns over) is
+known by that: it is kept with a tolerance, or as free.
 
-A later run is compared with the record, numbers within their tolerance. Where a library has another version than when
-the record was made, numbers may differ by right: then only what does not follow from numbers is compared.
+A later run is compared with the record, numbers within their tolerance, where the same machine computes with the same
+versions. Another processor rounds otherwise in ways that no run here has shown: there, from the first cell on in which
+rounding moved anything, only what does not follow from numbers is compared. With other versions, only the names of
+`results`.
 """
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,9 @@ WIDE = 8  # times as far as it moved a number may go
 TIGHT = 1e-5  # the least relative tolerance
 NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)(?![\w])"
                     r"|(?<=[A-Za-z_=(])\d+\.\d+")
-ROUTES = 4  # expressions that are kept of an entry of `results`
+ROUTES = 8  # expressions that are kept of an entry of `results`
+UNITS = {"s", "ms", "µs", "μs", "ns", "seconds", "second", "milliseconds", "minutes", "min", "hours"}  # of time
+TRAINING = re.compile(r"(?:a training|\d+ trainings)\b")  # how a line of the story begins that is of steps
 VERSION = re.compile(r"\b\d+\.\d+\.\d+[\w.+-]*")
 LISTED = 6  # differences that a message lists
 
@@ -63,7 +68,7 @@ def merge(values: list[Any]) -> Any:
     """What several runs have in common: exact parts as they are, numbers with a tolerance, the rest free."""
     first = values[0]
     if all(type(value) is type(first) and value == first for value in values):
-        return first
+        return timeless(first)
     kinds = {type(value) for value in values}
     if kinds <= {int, float}:
         return with_tolerance([values])[0]
@@ -109,18 +114,24 @@ def merged_text(parts: list[list[str]]) -> Any:
     if any(len(part) != len(parts[0]) for part in parts):
         return FREE
     groups = list(zip(*parts))
-    moved = [k for k, group in enumerate(groups) if len(set(group)) > 1]
+    moved = [k for k, group in enumerate(groups) if len(set(group)) > 1 or is_time(parts[0], k)]
     numeric = [k for k in moved if None not in map(value_of, groups[k])]
     common = dict(zip(numeric, with_tolerance([[float(value_of(token)) for token in groups[k]] for k in numeric])))
     merged: list[Any] = []
     for k, group in enumerate(groups):
         if k not in moved:
             merged.append(group[0])
-        elif not isinstance(common.get(k), dict):
+        elif is_time(parts[0], k) or not isinstance(common.get(k), dict):
             merged.append(FREE)
         else:
             merged.append([group[0], common[k]["~"][1] + 2 * max(map(quantum, group))])
     return {"text": merged}
+
+
+def is_time(parts: list[str], k: int) -> bool:
+    """Whether a token is a number of seconds, which may be equal in two runs by chance."""
+    after = parts[k + 1].strip(".,;:()/") if k + 1 < len(parts) else ""
+    return value_of(parts[k]) is not None and after in UNITS
 
 
 def by_cell(told: list) -> dict[str, list]:
@@ -132,6 +143,55 @@ def by_cell(told: list) -> dict[str, list]:
     return cells
 
 
+def timeless(value: Any) -> Any:
+    """What was equal in all runs, but for numbers of seconds in its texts."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [timeless(item) for item in value]
+    if isinstance(value, str):
+        parts = tokens(value)
+        if any(is_time(parts, k) for k in range(len(parts))):
+            return merged_text([parts])
+    return value
+
+
+def moves(values: list[Any]) -> list[float]:
+    """By what shares the numbers of several runs differ; infinite for what is no number."""
+    first = values[0]
+    if all(type(value) is type(first) and value == first for value in values):
+        return []
+    if all(isinstance(value, (int, float)) for value in values):
+        size = max(map(abs, values))
+        return [(max(values) - min(values)) / size] if size and size == size else []
+    if all(isinstance(value, dict) and value.keys() == first.keys() for value in values):
+        return [share for key in first for share in moves([value[key] for value in values])]
+    if all(isinstance(value, list) and len(value) == len(first) for value in values):
+        return [share for items in zip(*values) for share in moves(list(items))]
+    if all(isinstance(value, str) for value in values):
+        parts = [tokens(value) for value in values]
+        if all(len(part) == len(parts[0]) for part in parts):
+            numbers = [[value_of(token) for token in group] for group in zip(*parts) if len(set(group)) > 1]
+            return [share for group in numbers for share in (
+                [math.inf] if None in group else moves([float(value) for value in group]))]
+    return [math.inf]
+
+
+def first_moved(told: list[dict], story: list) -> int | None:
+    """The first code cell in which rounding moved something, None where it moved nothing.
+
+    Before the first training what moved far was moved by the clock.
+    """
+    trained = min((line[0] for line in story if TRAINING.match(line[1])), default=math.inf)
+    found = []
+    for key in told[0]:
+        cell = int(key.partition(" ")[0])
+        shares = moves([cells.get(key) for cells in told])
+        if shares and (cell >= trained or min(shares) <= LOOSE):
+            found.append(cell)
+    return min(found, default=None)
+
+
 def make(runs: list[dict]) -> dict:
     """A record from the runs that `watch.finish` told of; the first is the notebook as it is."""
     told = [by_cell(run["told"]) for run in runs]
@@ -139,8 +199,10 @@ def make(runs: list[dict]) -> dict:
     stories = [sorted(map(tuple, run["story"])) for run in runs]
     return {
         "environment": runs[0]["environment"],
+        "rounding": first_moved(told, stories[0]),
         "story": merge([[list(line) for line in story] for story in stories]),
-        "results": merge([run["results"] for run in runs]),
+        "results": {key: FREE if set(re.findall(r"[a-zµμ]+", key.lower())) & UNITS else value for key, value in
+                    whole.items()} if isinstance(whole := merge([run["results"] for run in runs]), dict) else whole,
         "routes": {key: common for key in runs[0]["routes"] if (common := common_routes(runs, key))},
         "told": {key: merge([cells[key] for cells in told]) for key in keys},
     }
@@ -166,6 +228,7 @@ def write(record: dict, notebook: str) -> None:
     story = record["story"]
     text = ",\n".join([
         f' "environment": {compact(record["environment"])}',
+        f' "rounding": {compact(record["rounding"])}',
         part("story", [f"  {compact(line)}" for line in story], "[]") if isinstance(story, list)
         else f' "story": {compact(story)}',
         f' "results": {compact(record["results"])}',
@@ -300,15 +363,43 @@ def brief(value: Any, length: int = 160) -> str:
     return text if len(text) <= length else f"{text[:length]} …"
 
 
+def elsewhere(record: dict, run: dict) -> str | None:
+    """What is other than when the record was made: the `versions`, only the `processor`, or nothing."""
+    was, now = record["environment"], run["environment"]
+    other = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
+    return "versions" if other - {"arithmetic"} else "processor" if other else None
+
+
 def differences(record: dict, run: dict) -> list[str]:
     """What a run tells otherwise than the record, a line each.
 
-    With other versions of the libraries only what does not follow from numbers is compared: which cells print, show a
-    table or a figure, the labels and legends of figures, what rows went where, the names of `results`, and that one of
-    the expressions that gave an entry still gives it.
+    With other versions of the libraries only the names of `results` are compared. On another processor all is up to the
+    cell in which rounding first moved something; from there on what does not follow from numbers: which cells print,
+    show a table or a figure, the labels of axes; and everywhere what rows went where, and that one of the expressions
+    that gave an entry of `results` still gives it.
     """
-    if record["environment"] != run["environment"]:
-        return [*structural(record, run), *lost_routes(record, run)]
+    where = elsewhere(record, run)
+    if where == "versions":
+        return names_of_results(record, run)
+    if where == "processor" and record["rounding"] is not None:
+        early, late = ({key: told for key, told in record["told"].items()
+                        if (int(key.partition(" ")[0]) < record["rounding"]) == before} for before in (True, False))
+        now_early, now_late = ([item for item in run["told"] if (item[0] < record["rounding"]) == before]
+                               for before in (True, False))
+        free = {"results": FREE}
+        return [*compared(record | free | {"told": early}, run | {"told": now_early}),
+                *structural(late, now_late), *names_of_results(record, run)]
+    return compared(record, run)
+
+
+def names_of_results(record: dict, run: dict) -> list[str]:
+    if isinstance(record["results"], dict) and sorted(record["results"]) != sorted(run["results"]):
+        return [f"results: recorded {sorted(record['results'])}, now {sorted(run['results'])}"]
+    return []
+
+
+def compared(record: dict, run: dict) -> list[str]:
+    """All that is told, and the expressions."""
     comparison = Comparison()
     now = by_cell(run["told"])
     for key, was in record["told"].items():
@@ -345,17 +436,13 @@ def lost_routes(record: dict, run: dict) -> list[str]:
             if key in run["results"] and not set(texts) & set(run["routes"].get(key, ()))]
 
 
-def structural(record: dict, run: dict) -> list[str]:
-    """What differs between a record and a run with other versions that no number explains."""
-    was, now = outline(record["told"]), outline(by_cell(run["told"]))
-    found = [f"code cell {key.replace(' ', ', ', 1)}: recorded {brief(was.get(key, 'nothing'))}, "
-             f"now {brief(now.get(key, 'nothing'))}"
-             for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key) and FREE not in
-             (was.get(key), now.get(key))]
-    names = sorted(record["results"]) if isinstance(record["results"], dict) else None
-    if names is not None and names != sorted(run["results"]):
-        found.append(f"results: recorded {names}, now {sorted(run['results'])}")
-    return found
+def structural(told: dict, run_told: list) -> list[str]:
+    """What differs between what was told and is told that no number explains."""
+    was, now = outline(told), outline(by_cell(run_told))
+    return [f"code cell {key.replace(' ', ', ', 1)}: recorded {brief(was.get(key, 'nothing'))}, "
+            f"now {brief(now.get(key, 'nothing'))}"
+            for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key) and FREE not in
+            (was.get(key), now.get(key))]
 
 
 def outline(cells: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,11 @@ def make_mode(torch, registry):
                     entry = alive.get(id(item))
                     if entry is not None:
                         found.append((item, entry[1]))
+            elif isinstance(arg, dict) and len(arg) <= 64:
+                for item in arg.values():
+                    entry = alive.get(id(item))
+                    if entry is not None:
+                        found.append((item, entry[1]))
         return found
 
     def same(rows, known):
@@ -40,7 +45,7 @@ def make_mode(torch, registry):
             return Tag(None, mask, False)
         return Tag(rows[0] if len(rows) == 1 else np.concatenate(rows), mask, False)
 
-    def spread(out, found):
+    def spread(out, found, deep=False):
         """The general rule: a result as long as the rows is of these rows in order, any other was made from them."""
         if isinstance(out, Tensor):
             if tag_of(out) is not None:
@@ -56,8 +61,10 @@ def make_mode(torch, registry):
                 put(out, merged(found))
         elif isinstance(out, (tuple, list)):
             for item in out:
-                if isinstance(item, Tensor):
-                    spread(item, found)
+                if isinstance(item, (Tensor, *((dict, tuple, list) if deep else ()))):
+                    spread(item, found, deep)
+        elif deep and isinstance(out, dict):
+            spread(tuple(out.values()), found, True)
 
     def on_getitem(args, out, found):
         if not isinstance(out, Tensor):
@@ -221,5 +228,15 @@ def make_mode(torch, registry):
                 if found:
                     spread(out, found)
             return out
+
+        @staticmethod
+        def made(out, args):
+            """What a network made of its arguments."""
+            try:
+                found = tags_in(args[:8])
+                if found:
+                    spread(out, found, True)
+            except Exception as error:
+                registry.watch.broke(error)
 
     return Follow()

@@ -1,6 +1,7 @@
 """What every training loop does, seen at the optimizer: gradients, mode, learning rates, rows."""
 import functools
 import sys
+import threading
 import weakref
 
 import numpy as np
@@ -19,6 +20,7 @@ class Fit:
         self.rows, self.rates, self.sizes = [], [], []
         self.start = self.end = self.group = None
         self.untracked = 0
+        self.paused = False
 
 
 class Loops:
@@ -36,10 +38,35 @@ class Loops:
         self.reads = {}  # cell -> {roles: numbers read off}
         self.hooked = False
         self.handles = []
+        self.paused = 0  # how often it was asked that rows are not followed
+        self.left = None  # the mode that was left for that
+        self.thread = threading.get_ident()
 
     def stop(self):
         for handle in self.handles:
             handle.remove()
+
+    # --- where rows are not followed: inside a network or a step each operation would cost, and only the end counts
+
+    def pause(self):
+        """Until `resume`; both may be nested. Modes that the notebook has entered since stay what they are."""
+        self.paused += 1
+        mode = self.watch.rows.mode
+        if self.paused == 1 and mode is not None and self.on_top(mode):
+            mode.__exit__(None, None, None)
+            self.left = mode
+
+    def resume(self):
+        self.paused = max(self.paused - 1, 0)
+        if not self.paused and self.left is not None:
+            mode, self.left = self.left, None
+            if self.watch.rows.mode is mode:
+                mode.__enter__()
+
+    def on_top(self, mode):
+        stack = sys.modules["torch"]._C
+        count = stack._len_torch_function_stack()
+        return count and stack._get_function_stack_at(count - 1) is mode
 
     def hook(self):
         torch = sys.modules.get("torch")
@@ -53,9 +80,13 @@ class Loops:
         from torch.optim import optimizer as optimizers
 
         self.grad_enabled = torch.is_grad_enabled
+        try:
+            after = modules.register_module_forward_hook(self.after_forward, with_kwargs=True, always_call=True)
+        except TypeError:  # an older PyTorch
+            after = modules.register_module_forward_hook(
+                lambda module, args, output: self.after_forward(module, args, {}, output), always_call=True)
         self.handles = [
-            modules.register_module_forward_pre_hook(self.before_forward),
-            modules.register_module_forward_hook(self.after_forward, always_call=True),
+            after, modules.register_module_forward_pre_hook(self.before_forward),
             optimizers.register_optimizer_step_pre_hook(self.before_step),
             optimizers.register_optimizer_step_post_hook(self.after_step)]
         loops = self
@@ -73,6 +104,17 @@ class Loops:
             return made(optimizer, *args, **kwargs)
 
         torch.optim.Optimizer.__init__ = __init__
+        cleared = torch.optim.Optimizer.zero_grad
+
+        @functools.wraps(cleared)
+        def zero_grad(optimizer, *args, **kwargs):
+            loops.pause()
+            try:
+                return cleared(optimizer, *args, **kwargs)
+            finally:
+                loops.resume()
+
+        torch.optim.Optimizer.zero_grad = zero_grad
         plain, inside = torch.Tensor.backward, []
 
         def backward(tensor, *args, **kwargs):
@@ -82,7 +124,11 @@ class Loops:
             try:
                 loops.before_backward()
                 tag = loops.watch.rows.tag(tensor)
-                out = plain(tensor, *args, **kwargs)
+                loops.pause()
+                try:
+                    out = plain(tensor, *args, **kwargs)
+                finally:
+                    loops.resume()
                 loops.after_backward(tag)
                 return out
             finally:
@@ -105,18 +151,16 @@ class Loops:
 
             hooks = [getattr(modules, name) for name in (
                 "_global_forward_pre_hooks", "_global_forward_hooks", "_global_forward_hooks_always_called")]
-            kept, mode = [dict(hook) for hook in hooks], self.watch.rows.mode
+            kept = [dict(hook) for hook in hooks]
             for hook in hooks:
                 hook.clear()
-            if mode is not None:
-                mode.__exit__(None, None, None)
+            self.pause()
             try:
                 return function(*args, **kwargs)
             finally:
+                self.resume()
                 for hook, old in zip(hooks, kept):
                     hook.update(old)
-                if mode is not None:
-                    mode.__enter__()
 
         call.unwatched = True
         return call
@@ -138,8 +182,13 @@ class Loops:
     # --- forward
 
     def before_forward(self, module, args):
+        if threading.get_ident() != self.thread:
+            return
         self.depth += 1
-        if self.depth == 1 and self.grad_enabled():
+        if self.depth > 1:
+            return
+        self.pause()
+        if self.grad_enabled():
             sensitive = self.sensitive.get(module)
             if sensitive is None:
                 sensitive = self.sensitive[module] = any(
@@ -148,8 +197,16 @@ class Loops:
                 first = next((id(p) for p in module.parameters() if p.requires_grad), None)
                 self.forwards.append((first, sensitive, module.training))
 
-    def after_forward(self, module, args, output):
+    def after_forward(self, module, args, kwargs, output):
+        """What a network gives comes from the rows that it was given."""
+        if threading.get_ident() != self.thread:
+            return
         self.depth -= 1
+        if not self.depth:
+            self.resume()
+            rows = self.watch.rows
+            if rows.mode is not None and not rows.busy and output is not None:
+                rows.mode.made(output, (*args, *kwargs.values()) if kwargs else args)
 
     # --- backward
 
@@ -180,11 +237,17 @@ class Loops:
             fit.owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
             fit.start = digest(optimizer)
         fit.rates.append(tuple(float(group["lr"]) for group in optimizer.param_groups[:4]))
+        if all(argument is optimizer for argument in args) and not kwargs:  # a closure is the notebook's
+            self.pause()
+            fit.paused = True
 
     def after_step(self, optimizer, args, kwargs):
         fit = self.by_optimizer.get(optimizer)
         if fit is None:
             return
+        if fit.paused:
+            fit.paused = False
+            self.resume()
         fit.steps += 1
         for first, sensitive, training in self.forwards:
             if sensitive and not training and first in fit.owned:
@@ -227,6 +290,9 @@ class Loops:
         self.backwards.clear()
         self.forwards.clear()
         self.depth = 0
+        if self.paused:  # a step or a network failed
+            self.paused = 1
+            self.resume()
         for optimizer, fit in list(self.by_optimizer.items()):
             if fit.steps and fit.end is None:
                 fit.end = digest(optimizer)

@@ -8,6 +8,8 @@ import sys
 
 import numpy as np
 
+from .rows import words
+
 NEAR = 1e-9  # relative
 LONGEST = 5000  # elements of a sequence, rows of a frame
 CASES = 24  # values of a column that tells cases apart
@@ -25,6 +27,11 @@ def scalar(value):
         value = value.item()
         return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
     return None
+
+
+def plain(label):
+    """A label as Python has it: NumPy writes its own differently from version to version."""
+    return label.item() if isinstance(label, np.generic) else label
 
 
 def of_sequence(text, values):
@@ -78,14 +85,14 @@ def of_value(name, value, depth=2):
         yield from of_frame(name, value, pandas)
     elif isinstance(value, dict) and len(value) <= 200:
         for key, item in value.items() if depth else ():
-            yield from of_value(f"{name}[{key!r}]", item, depth - 1)
-        plain = [scalar(item) for item in value.values()]
-        if plain and None not in plain:
-            yield from of_sequence(f"{name}.values()", plain)
+            yield from of_value(f"{name}[{plain(key)!r}]", item, depth - 1)
+        numbers = [scalar(item) for item in value.values()]
+        if numbers and None not in numbers:
+            yield from of_sequence(f"{name}.values()", numbers)
     elif isinstance(value, (list, tuple)) and 0 < len(value) <= LONGEST:
-        plain = [scalar(item) for item in value]
-        if None not in plain:
-            yield from of_sequence(name, plain)
+        numbers = [scalar(item) for item in value]
+        if None not in numbers:
+            yield from of_sequence(name, numbers)
         elif depth and len(value) <= 60:
             for k, item in enumerate(value):
                 yield from of_value(f"{name}[{k}]", item, depth - 1)
@@ -115,7 +122,7 @@ FORMS = {"{}": lambda v: v, "100 × {}": lambda v: 100 * v, "1 − {}": lambda v
 
 
 def routes(results, names):
-    """Entry -> the expressions that give its value, the shortest first."""
+    """Entry -> the expressions that give its value, those first that share words with it, then the shortest."""
     wanted = {key: scalar(value) for key, value in results.items()}
     wanted = {key: value for key, value in wanted.items() if value is not None and np.isfinite(value) and value != 0}
     if not wanted:
@@ -137,5 +144,6 @@ def routes(results, names):
                         hits = np.argwhere(np.abs(scale * table - value) <= NEAR * abs(value))
                         found += [form.format(texts[short[a]], sign, texts[short[b]]) for a, b in hits[:TOLD]]
             if found:
-                told[key] = sorted(found, key=lambda text: (len(text), text))[:TOLD]
+                spoken = set(words(key))  # expressions that speak of the same come first: others may be chance
+                told[key] = sorted(found, key=lambda text: (-len(spoken & set(words(text))), len(text), text))[:TOLD]
     return told
