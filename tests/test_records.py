@@ -99,10 +99,10 @@ def test_another_processor_rounds_otherwise(record):
     other["told"][1][2]["axes"][0]["x"] = "step 1"
     other["told"][0][2] = "accuracy 81.0% after 3 epochs"
     other["routes"] = {"accuracy": ["val min"]}
-    other["story"] = [[2, "a training: SGD, 9 steps"]]
+    other["story"] = [[2, "a training: SGD, 9 steps"], [3, "a training: Adam, 7 steps"]]
     said = records.differences(record, other)
-    assert len(said) == 4 and "code cell 2, printed" in said[0] and "rows and loops" in said[1], said
-    assert "it was found[0], and is no more" in said[2] and "code cell 3, figure" in said[3], said
+    assert len(said) == 5 and "code cell 2, printed" in said[0] and "rows and loops" in said[1], said
+    assert "no more" in said[2] and "Adam" in said[3] and "code cell 3, figure" in said[4], said
 
 
 def test_with_other_versions_only_the_names_of_results_are_held(record):

@@ -386,10 +386,23 @@ def differences(record: dict, run: dict) -> list[str]:
                         if (int(key.partition(" ")[0]) < record["rounding"]) == before} for before in (True, False))
         now_early, now_late = ([item for item in run["told"] if (item[0] < record["rounding"]) == before]
                                for before in (True, False))
-        free = {"results": FREE}
-        return [*compared(record | free | {"told": early}, run | {"told": now_early}),
-                *structural(late, now_late), *names_of_results(record, run)]
+        whole = isinstance(record["story"], list) and all(isinstance(line[0], int) for line in record["story"])
+        story = [line for line in record["story"] if line[0] < record["rounding"]] if whole else FREE
+        now_story = [line for line in run["story"] if line[0] < record["rounding"]]
+        found = compared(record | {"results": FREE, "told": early, "story": story},
+                         run | {"told": now_early, "story": now_story})
+        was, now = (kinds_of_story(told["story"]) for told in (record, run)) if whole else (set(), set())
+        if was != now and FREE not in str(was):
+            found.append(f"rows and loops: recorded {was - now or 'nothing more'}, now {now - was or 'nothing more'}")
+        return [*found, *structural(late, now_late), *names_of_results(record, run)]
     return compared(record, run)
+
+
+def kinds_of_story(story: list) -> set[str]:
+    """The story without its numbers: an early stop may come at another step."""
+    return {f"code cell {cell}: {' '.join(sorted(words - {'/'}))}" for cell, text in story for words in [
+        {part for part in tokens(text if isinstance(text, str) else joined(text["text"])) if value_of(part) is None}
+        - {"a", "training", "trainings", "from", "starting", "points", "in", "orders", "rows:", "training:"}]}
 
 
 def names_of_results(record: dict, run: dict) -> list[str]:
