@@ -26,12 +26,14 @@ FIGURE = {"title": "Ends at 0.51", "axes": [{
                [3, 0, 0.9, 0.51, 0.51, 0.9, 0.7, -0.1, 0.15]]]}]}
 
 
-def run(loss=0.5123456, accuracy=0.8, printed="accuracy 80.0% after 3 epochs", seconds=1.0):
+def run(loss=0.5123456, accuracy=0.8, printed="accuracy 80.0% after 3 epochs", seconds=1.0, steps=8):
     figure = copy.deepcopy(FIGURE)
     figure["axes"][0]["draws"][0][4][4:5] = [loss]
-    return {"environment": {"torch": "2.9", "arithmetic": "a"}, "story": [[2, "a training: SGD, 8 steps"]], "errors": [], "findings": [],
+    return {"environment": {"torch": "2.9", "arithmetic": "a"}, "errors": [], "findings": [],
+            "story": [[2, "a training: SGD, 8 steps"]],
             "told": [[2, "printed", printed], [3, "figure", figure], [4, "printed", f"took {seconds:.2f} s"]],
-            "results": {"accuracy": accuracy, "seconds": seconds}, "routes": {"accuracy": ["found[0]", "val max"]}}
+            "results": {"accuracy": accuracy, "seconds": seconds}, "routes": {"accuracy": ["found[0]", "val max"]},
+            "state": {"steps": steps, "seconds": seconds}}
 
 
 @pytest.fixture
@@ -53,6 +55,7 @@ def test_times_are_free_and_rounding_is_tolerated(record):
     ({"loss": 0.52}, "line 'train', y, smallest: recorded 0.5123456, now 0.52"),
     ({"accuracy": 0.81}, "results, accuracy: recorded 0.8, now 0.81"),
     ({"printed": "accuracy 81.0% after 3 epochs"}, "code cell 2, printed"),
+    ({"steps": 16}, "what steps holds at the end: recorded 8, now 16"),
     ({"printed": "error 80.0% after 3 epochs"}, "recorded accuracy 80.0 % after 3 epochs, now error"),
 ])
 def test_what_changed_is_said(record, change, words):
@@ -93,7 +96,7 @@ def test_rounding_begins_where_it_first_moved_something(record):
 
 def test_another_processor_rounds_otherwise(record):
     """From the first cell on in which rounding moved something numbers are free there, labels are not."""
-    other = run(loss=0.7, accuracy=0.6)
+    other = run(loss=0.7, accuracy=0.6, steps=16)
     other["environment"]["arithmetic"] = "b"
     assert records.differences(record, other) == []
     other["told"][1][2]["axes"][0]["x"] = "step 1"

@@ -1,8 +1,8 @@
 """The record of a notebook: what its quick run told when it was last read and found right.
 
 `tests/records/ChapterNN/Name.json` holds what a reader sees (printed lines, tables, figures read back from their axes,
-results) and the story of rows and loops. It is made from two runs: as the notebook is, and with clocks that run unevenly
-and the arithmetic of another processor. What differs between them (times, numbers that a rounding error turns over) is
+results), the story of rows and loops, and what the notebook's names hold at its end. It is made from two runs: as the
+notebook is, and with clocks that run unevenly and the arithmetic of another processor. What differs between them (times, numbers that a rounding error turns over) is
 known by that: it is kept with a tolerance, or as free.
 
 A later run is compared with the record, numbers within their tolerance, where the same machine computes with the same
@@ -29,6 +29,7 @@ NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+
                     r"|(?<=[A-Za-z_=(])\d+\.\d+")
 ROUTES = 8  # expressions that are kept of an entry of `results`
 UNITS = {"s", "ms", "µs", "μs", "ns", "seconds", "second", "milliseconds", "minutes", "min", "hours"}  # of time
+TIMES = {"time", "times", "elapsed", "took", "start", "started", "clock", "duration", "speed", "latency", "throughput"}
 TRAINING = re.compile(r"(?:a training|\d+ trainings)\b")  # how a line of the story begins that is of steps
 VERSION = re.compile(r"\b\d+\.\d+\.\d+[\w.+-]*")
 LISTED = 6  # differences that a message lists
@@ -97,12 +98,12 @@ def with_tolerance(groups: list) -> list:
     moved = [max(abs(value - group[0]) for value in group) for group in groups]
     sizes = [max(abs(value) for value in group) for group in groups]
     shares = [spread / size for spread, size in zip(moved, sizes) if spread == spread and spread and size]
-    most = max((share for share in shares if share <= LOOSE), default=0.0)
+    most = max(shares, default=0.0)
     found = []
     for group, spread, size in zip(groups, moved, sizes):
         if spread == 0:
             found.append(group[0])
-        elif not spread <= LOOSE * size:
+        elif not most <= LOOSE or not spread <= LOOSE * size:  # where one moved far, others moved little by chance
             found.append(FREE)
         else:
             found.append({"~": [group[0], float(f"{max(WIDE * spread, 3 * most * size):.2g}")]})
@@ -126,6 +127,11 @@ def merged_text(parts: list[list[str]]) -> Any:
         else:
             merged.append([group[0], common[k]["~"][1] + 2 * max(map(quantum, group))])
     return {"text": merged}
+
+
+def is_timed(name: str) -> bool:
+    """Whether a name says that what it holds is time."""
+    return bool(set(re.findall(r"[a-zµμ]+", name.lower())) & (UNITS | TIMES))
 
 
 def is_time(parts: list[str], k: int) -> bool:
@@ -197,14 +203,18 @@ def make(runs: list[dict]) -> dict:
     told = [by_cell(run["told"]) for run in runs]
     keys = [key for key in told[0] if all(key in cells for cells in told)]
     stories = [sorted(map(tuple, run["story"])) for run in runs]
+    results = merge([run["results"] for run in runs])
+    if isinstance(results, dict):
+        results = {key: FREE if is_timed(key) else value for key, value in results.items()}
     return {
         "environment": runs[0]["environment"],
         "rounding": first_moved(told, stories[0]),
         "story": merge([[list(line) for line in story] for story in stories]),
-        "results": {key: FREE if set(re.findall(r"[a-zµμ]+", key.lower())) & UNITS else value for key, value in
-                    whole.items()} if isinstance(whole := merge([run["results"] for run in runs]), dict) else whole,
+        "results": results,
         "routes": {key: common for key in runs[0]["routes"] if (common := common_routes(runs, key))},
         "told": {key: merge([cells[key] for cells in told]) for key in keys},
+        "state": {name: merge([run["state"][name] for run in runs]) for name in runs[0]["state"]
+                  if all(name in run["state"] for run in runs)},
     }
 
 
@@ -234,6 +244,7 @@ def write(record: dict, notebook: str) -> None:
         f' "results": {compact(record["results"])}',
         part("routes", [f"  {compact(key)}: {compact(texts)}" for key, texts in record["routes"].items()], "{}"),
         part("told", told, "{}"),
+        part("state", [f"  {compact(name)}: {compact(what)}" for name, what in record["state"].items()], "{}"),
     ])
     path = path_of(notebook)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -389,13 +400,13 @@ def differences(record: dict, run: dict) -> list[str]:
         whole = isinstance(record["story"], list) and all(isinstance(line[0], int) for line in record["story"])
         story = [line for line in record["story"] if line[0] < record["rounding"]] if whole else FREE
         now_story = [line for line in run["story"] if line[0] < record["rounding"]]
-        found = compared(record | {"results": FREE, "told": early, "story": story},
+        found = compared(record | {"results": FREE, "state": {}, "told": early, "story": story},
                          run | {"told": now_early, "story": now_story})
         was, now = (kinds_of_story(told["story"]) for told in (record, run)) if whole else (set(), set())
         if was != now and FREE not in str(was):
             found.append(f"rows and loops: recorded {was - now or 'nothing more'}, now {now - was or 'nothing more'}")
         return [*found, *structural(late, now_late), *names_of_results(record, run)]
-    return compared(record, run)
+    return compared(record if where is None else record | {"state": {}}, run)
 
 
 def kinds_of_story(story: list) -> set[str]:
@@ -440,6 +451,11 @@ def compared(record: dict, run: dict) -> list[str]:
             for was, line in zip(record["story"], story):
                 comparison.compare(was, line, f"code cell {line[0]}, rows and loops")
     comparison.compare(record["results"], run["results"], "results")
+    for name, was in record["state"].items():
+        if name not in run["state"]:
+            comparison.say(f"the name {name}", was, "nothing")
+        elif not is_timed(name):
+            comparison.compare(was, run["state"][name], f"what {name} holds at the end")
     return [*comparison.different, *lost_routes(record, run)]
 
 

@@ -5,6 +5,7 @@ Nothing of it stands in the notebook's namespace, and what is watched computes w
 """
 import json
 import os
+import re
 import sys
 import traceback
 
@@ -109,6 +110,21 @@ class Watch:
                 self.told.append((self.cell, "printed", line))
         self.written.clear()
 
+    def listen_to_displays(self):
+        """To what a cell displays by calling `display`."""
+        publisher, watch = self.shell.display_pub, self
+        plain = publisher.publish
+
+        def publish(data, *args, **kwargs):
+            try:
+                if not watch.over and (text := shown_text(data)):
+                    watch.told.append((watch.cell, "table", text))
+            except Exception as error:
+                watch.broke(error)
+            return plain(data, *args, **kwargs)
+
+        publisher.publish = publish
+
     def displayed(self, value):
         text = table_text(value)
         if text is not None:
@@ -140,9 +156,29 @@ class Watch:
         return {str(k): v for k, v in results.items()} if isinstance(results, dict) else {}
 
 
+def without_tags(html):
+    """The words of HTML, a line for each row of a table."""
+    html = re.sub(r"(?s)<(style|script|svg).*?</\1>", " ", html)
+    html = re.sub(r"</tr>", "\n", html)
+    return re.sub(r"[ \t]*\n\s*", "\n", re.sub(r"<[^>]*>", " ", html)).strip()[:20_000]
+
+
+def shown_text(data):
+    """What a reader sees of a displayed object as text; None for pictures, progress bars and figures."""
+    if any("widget" in kind or "image" in kind for kind in data):
+        return None
+    if "text/html" in data:
+        return without_tags(data["text/html"])
+    text = data.get("text/markdown") or data.get("text/plain") or ""
+    return None if text.startswith("<") or "it/s" in text or "%|" in text else text[:20_000]
+
+
 def table_text(value):
     """What a reader sees of a displayed table: its header and cells as text; None for anything else."""
     pandas = sys.modules.get("pandas")
+    if type(value).__module__.startswith("IPython") and hasattr(value, "_repr_html_"):
+        html = value._repr_html_()
+        return without_tags(html) if isinstance(html, str) and "<img" not in html else None
     if pandas is None:
         return None if not isinstance(value, (str, int, float, tuple, list, dict)) else repr(value)[:4000]
     if type(value).__name__ == "Styler":
@@ -167,6 +203,7 @@ def start(shake=0):
 
         uneven(shake)
         elsewhere(shake)
+    watch.listen_to_displays()
     shell.events.register("pre_run_cell", watch.before_cell)
     shell.events.register("post_run_cell", watch.after_cell)
 
@@ -190,9 +227,12 @@ def finish():
     except Exception as error:
         watch.broke(error)
         second = {}
+    from .state import state
+
     return json.dumps({
         "findings": [[key[0], key[1], text, list(key[2:])] for key, text in watch.findings.items()],
         "story": watch.loops.story(), "told": watch.told, "results": results, "routes": second,
+        "state": state(watch.names()),
         "errors": watch.errors, "environment": environment()}, default=str)
 
 

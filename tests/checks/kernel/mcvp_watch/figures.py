@@ -84,13 +84,19 @@ def describe_axes(ax):
         elif isinstance(formatter, (FixedFormatter, FuncFormatter)):
             places = axis.get_majorticklocs()
             told[side] = [formatter.format_ticks(places)[:64], summary(places)]
+    if hasattr(ax, "get_zlabel"):
+        told["z"] = ax.get_zlabel()
     told["scales"] = f"{ax.get_xscale()} {ax.get_yscale()} {int(ax.xaxis_inverted())}{int(ax.yaxis_inverted())}"
     told["limits"] = [number(value) for value in (*ax.get_xlim(), *ax.get_ylim())]
     artists = []
     for line in ax.lines[:MOST]:
         artists.append(["line", label_of(line), f"{color_of(line)} {line.get_linestyle()} {line.get_marker()}",
                         summary(line.get_xdata(orig=False)), summary(line.get_ydata(orig=False))])
+        if hasattr(line, "get_data_3d"):
+            artists.append(["height", label_of(line), "", summary(line.get_data_3d()[2])])
     for collection in ax.collections[:MOST]:
+        if len(getattr(collection, "_offsets3d", ())) == 3:
+            artists.append(["height", label_of(collection), "", summary(collection._offsets3d[2])])
         kind = type(collection).__name__
         if isinstance(collection, PathCollection):
             points = np.asarray(collection.get_offsets(), dtype=float).reshape(-1, 2)
@@ -125,7 +131,9 @@ def describe_axes(ax):
         artists.append(["image", image.get_cmap().name if not plain else "", str(array.shape),
                         summary(array), [] if plain or low is None else [number(low), number(high)],
                         summary(image.get_extent())])
-    texts = sorted(((t.get_text(), t.get_position()) for t in ax.texts), key=lambda item: str(item[1]))
+    texts = sorted(((t.get_text(), (*t.get_position(), *at(t))) for t in ax.texts), key=lambda item: str(item[1]))
+    for table in ax.tables:
+        texts += [(cell.get_text().get_text(), place) for place, cell in sorted(table.get_celld().items())]
     if texts:
         numbers = [p for _, xy in texts for p in xy if isinstance(p, (int, float, np.number))]
         artists.append(["texts", " | ".join(t for t, _ in texts)[:2000], "", summary(numbers)])
@@ -134,6 +142,12 @@ def describe_axes(ax):
         told["legend"] = legend_of(legend)
     told["draws"] = artists
     return told
+
+
+def at(text):
+    """The point that an annotation is about."""
+    xy = getattr(text, "xy", ())
+    return tuple(xy) if len(xy) == 2 and all(isinstance(value, (int, float, np.number)) for value in xy) else ()
 
 
 def legend_of(legend):
@@ -146,6 +160,8 @@ def describe(figure):
     suptitle = figure._suptitle.get_text() if figure._suptitle is not None else ""
     told = {"title": suptitle, "size": [number(side) for side in figure.get_size_inches()],
             "axes": [describe_axes(ax) for ax in figure.axes if ax.get_visible()]}
+    if figure.texts:
+        told["texts"] = [text.get_text() for text in figure.texts if text is not figure._suptitle]
     if figure.legends:
         told["legend"] = [legend_of(legend) for legend in figure.legends]
     return told
