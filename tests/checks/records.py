@@ -2,8 +2,8 @@
 
 `tests/records/ChapterNN/Name.json` holds what a reader sees (printed lines, tables, figures read back from their axes,
 results), the story of rows and loops, and what the notebook's names hold at its end. It is made from two runs: as the
-notebook is, and with clocks that run unevenly and the arithmetic of another processor. What differs between them (times, numbers that a rounding error turns over) is
-known by that: it is kept with a tolerance, or as free.
+notebook is, and with clocks that run unevenly and the arithmetic of another processor. What differs between them
+(times, numbers that a rounding error turns over) is known by that: it is kept with a tolerance, or as free.
 
 A later run is compared with the record, numbers within their tolerance, where the same machine computes with the same
 versions. Another processor rounds otherwise in ways that no run here has shown: there, from the first cell on in which
