@@ -106,9 +106,19 @@ class Classifier:
     @torch.inference_mode()
     def answer(self, images):
         """Gray images, a list of (h, w) uint8 arrays of any sizes -> a list of replies, one for each."""
-        x = torch.cat([self.preprocess(torch.from_numpy(image)[None]) for image in images])
         return [self.reply(row, light=border_brightness(image) > 127)
-                for row, image in zip(self.network(x).softmax(dim=1).tolist(), images)]
+                for row, image in zip(self.network(self.inputs(images)).softmax(dim=1).tolist(), images)]
+
+    def inputs(self, images):
+        """The network's input (n, 1, size, size); those of its size are prepared together, others (memory) alone."""
+        size = self.preprocess.size
+        x = torch.empty(len(images), 1, size, size)
+        fitting = [n for n, image in enumerate(images) if image.shape == (size, size)]
+        if fitting:
+            x[fitting] = self.preprocess(torch.from_numpy(np.stack([images[n] for n in fitting])))
+        for n in set(range(len(images))) - set(fitting):
+            x[n] = self.preprocess(torch.from_numpy(images[n])[None])[0]
+        return x
 
     def reply(self, row, light):
         """The reply for one row of probabilities; `light`: the picture's background is."""

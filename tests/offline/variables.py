@@ -31,6 +31,8 @@ def environment(scratch: Path) -> dict[str, str]:
         "YOLO_CONFIG_DIR": str(scratch / "ultralytics"),
         "YOLO_OFFLINE": "1",
         "YOLO_AUTOINSTALL": "false",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # no machine but this one: Ray's processes talk over the loopback
         "SDL_VIDEODRIVER": "dummy",
         "SDL_AUDIODRIVER": "dummy",
         "XDG_RUNTIME_DIR": str(scratch / "runtime"),

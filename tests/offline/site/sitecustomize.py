@@ -22,4 +22,6 @@ if os.environ.get("MCVP_OFFLINE") == "1":
 
         mcvp_guard.HOOKS["torch"] = mcvp_device.install
     mcvp_guard.close()
+    if any("-packages/ray/" in argument.replace("\\", "/") for argument in sys.orig_argv):  # one of Ray's processes
+        sys.modules["rfc3987_syntax"] = None  # jsonschema would build its grammar: over a second, in each of thirty
 _load_the_one_we_hide()
