@@ -107,6 +107,18 @@ plt.show()
 CLOCK = ["import os, time\nstart = time.perf_counter()\nwhile time.perf_counter() < start + 0.02:\n    pass\n"
          "print(time.perf_counter() > start)\nprint(time.time())\nprint(os.cpu_count())"]
 
+SPLITS = ["import torch\nfrom torch import nn\nimages, animals = torch.rand(40, 3), torch.rand(40, 3)", """
+for seed in (0, 1):
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
+    train_rows, val_rows = order[:30], order[30:]
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(images[train_rows]).mean().backward()
+        optimizer.step()
+""", "test_rows, own_rows = torch.arange(10), torch.arange(10, 40)\nprint(model(animals[own_rows]).mean().item())"]
+
 FAULTS = {  # name -> (what is replaced, by what, words of the finding)
     "trained on validation rows": (
         "(model, *data['train'], optimizer", "(model, *data['val'], optimizer", "validation reached a training step"),
@@ -149,6 +161,11 @@ def told() -> dict[str, dict]:
     """What is told of the sound notebook and of each with a fault; all run in one process."""
     jobs = {"sound": {"cells": SOUND}, "again": {"cells": SOUND}, "shaken": {"cells": SOUND, "shake": 1},
             "clock": {"cells": CLOCK}, "shaken clock": {"cells": CLOCK, "shake": 1},
+            "splits": {"cells": SPLITS},
+            "splits that share": {"cells": [cell.replace("order[30:]", "order[20:]") for cell in SPLITS]},
+            "trained on the other part": {"cells": [cell.replace("s[train_rows]", "s[val_rows]") for cell in SPLITS]},
+            "values": {"cells": [*SOUND, "shares = [(data['test'][1] == k).float().mean().item() for k in "
+                                         "data['test'][1].unique()]"]},
             "pickles": {"cells": ["import pickle; assert pickle.loads(pickle.dumps(print)) is print"]},
             "another variable": {"cells": [*SOUND[:-1], SOUND[-1].replace("'test_accuracy': test_accuracy",
                                                                           "'test_accuracy': baseline")]}}
@@ -168,6 +185,13 @@ def test_a_sound_notebook_is_left_alone(told):
 def test_the_watch_changes_nothing_and_tells_the_same_each_time(told):
     assert told["sound"] == told["again"]
     assert told["sound"]["results"]["test_accuracy"] > 0.5
+
+
+def test_row_numbers_lend_their_role(told):
+    """To what they choose there, not to the rows: each seed may split them otherwise, and other rows have numbers, too."""
+    assert told["splits"]["findings"] == [] and told["values"]["findings"] == []
+    assert "also rows of" in told["splits that share"]["findings"][0][2]
+    assert "validation reached a training step" in told["trained on the other part"]["findings"][0][2]
 
 
 def test_what_is_printed_is_told_and_print_stays_what_it_is(told):

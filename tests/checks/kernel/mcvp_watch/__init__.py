@@ -26,6 +26,7 @@ class Watch:
         self.rows, self.loops = Rows(self), Loops(self)
         self.known = set(shell.user_ns)
         self.over = False
+        self.source = ""  # of this cell
         self.written = []  # by this cell, so far
 
     def stop(self):
@@ -57,6 +58,7 @@ class Watch:
 
     def before_cell(self, info):
         self.cell += 1
+        self.source = str(getattr(info, "raw_cell", ""))
         self.hook()
         try:
             self.listen()
@@ -79,9 +81,10 @@ class Watch:
             if result.result is not None:
                 self.displayed(result.result)
             self.loops.end_cell()
+            self.look()
+            self.rows.end_cell()
         except Exception as error:
             self.broke(error)
-        self.look()
 
     def look(self):
         """At the notebook's names, for rows that are new."""

@@ -36,14 +36,15 @@ def make_mode(torch, registry):
         return rows is known or len(rows) == len(known) and bool((rows == known).all())
 
     def merged(found):
-        mask, rows = 0, []
+        mask, rows, lent = 0, [], 0
         for _, tag in found:
             mask |= tag.mask
+            lent |= tag.lent
             if tag.rows is not None and not any(same(tag.rows, known) for known in rows):
                 rows.append(tag.rows)
         if not rows or sum(map(len, rows)) > 100_000:
-            return Tag(None, mask, False)
-        return Tag(rows[0] if len(rows) == 1 else np.concatenate(rows), mask, False)
+            return Tag(None, mask, False, lent)
+        return Tag(rows[0] if len(rows) == 1 else np.concatenate(rows), mask, False, lent)
 
     def spread(out, found, deep=False):
         """The general rule: a result as long as the rows is of these rows in order, any other was made from them."""
@@ -53,10 +54,11 @@ def make_mode(torch, registry):
             aligned = next((pair for pair in found if pair[1].aligned), None)
             if aligned is not None and out.dim() and len(out) == len(aligned[1].rows):
                 tag = aligned[1]
-                mask = tag.mask
+                mask, lent = tag.mask, tag.lent
                 for _, other in found:
                     mask |= other.mask
-                put(out, tag if mask == tag.mask else Tag(tag.rows, mask, True))
+                    lent |= other.lent
+                put(out, tag if mask == tag.mask else Tag(tag.rows, mask, True, lent))
             else:
                 put(out, merged(found))
         elif isinstance(out, (tuple, list)):
@@ -78,7 +80,7 @@ def make_mode(torch, registry):
                 if out.dim() and len(out) == len(chosen.rows):
                     put(out, chosen)
                 else:
-                    put(out, Tag(chosen.rows, chosen.mask, False))
+                    put(out, Tag(chosen.rows, chosen.mask, False, chosen.lent))
                 return
         tag = tag_of(source)
         if tag is None:
@@ -101,12 +103,11 @@ def make_mode(torch, registry):
             spread(out, [(source, tag)])
             return
         rows = np.atleast_1d(rows)
-        if chosen is not None and chosen.mask and rows.ndim == 1:
-            registry.roles[rows] |= np.uint8(chosen.mask)  # `images[val_rows]`: what these rows are for
+        lent = tag.lent | (chosen.lent if chosen is not None else 0)  # `images[val_rows]`: what these rows are for
         if rows.ndim > 1:
             rows = rows.reshape(len(rows), -1)[:, 0] if rows.shape[1] == 1 else rows.ravel()
         aligned = bool(out.dim()) and len(out) == len(rows) and not isinstance(first, int)
-        put(out, Tag(rows, registry.mask(rows), aligned))
+        put(out, Tag(rows, registry.mask(rows), aligned, lent))
 
     def on_split(args, out, found):
         tag = tag_of(args[0])
@@ -120,7 +121,7 @@ def make_mode(torch, registry):
             length = len(item) if item.dim() else 1
             rows = tag.rows[start:start + length]
             start += length
-            put(item, Tag(rows, registry.mask(rows), bool(item.dim())))
+            put(item, Tag(rows, registry.mask(rows), bool(item.dim()), tag.lent))
 
     def on_unbind(args, out, found):
         tag = tag_of(args[0])
@@ -129,7 +130,7 @@ def make_mode(torch, registry):
         if tag.aligned and len(out) == len(tag.rows):
             for k, item in enumerate(out):
                 rows = tag.rows[k:k + 1]
-                put(item, Tag(rows, registry.mask(rows), False))
+                put(item, Tag(rows, registry.mask(rows), False, tag.lent))
         else:
             spread(out, [(args[0], tag)])
 
@@ -139,10 +140,11 @@ def make_mode(torch, registry):
         parts = [tag_of(item) for item in args[0]]
         if all(part is not None and part.rows is not None for part in parts):
             rows = np.concatenate([part.rows for part in parts])
-            mask = 0
+            mask = lent = 0
             for part in parts:
                 mask |= part.mask
-            put(out, Tag(rows, mask, bool(out.dim()) and len(out) == len(rows)))
+                lent |= part.lent
+            put(out, Tag(rows, mask, bool(out.dim()) and len(out) == len(rows), lent))
         else:
             spread(out, found)
 
@@ -165,7 +167,7 @@ def make_mode(torch, registry):
             rows[where] = tag.rows if tag.aligned and np.size(part) == len(tag.rows) else tag.rows[0]
         except (IndexError, TypeError, ValueError):
             return
-        put(target, Tag(rows, registry.mask(rows) | own.mask | tag.mask, True))
+        put(target, Tag(rows, registry.mask(rows) | own.mask | tag.mask, True, own.lent | tag.lent))
 
     def on_read(args, out, found):
         tag = tag_of(args[0])
@@ -197,11 +199,22 @@ def make_mode(torch, registry):
                                         f"{'validation' if rows.mask == 2 else 'test'} is judged on these same rows",
                                         ("baseline",))
 
+    def on_values(args, out, found):
+        """Values that occur, the largest among them: no answer that was taken from the rows."""
+        tag = tag_of(args[0]) if args else None
+        if tag is None:
+            return
+        if isinstance(out, Tensor) and not (tag.aligned and out.dim() and len(out) == len(tag.rows)):
+            put(out, Tag(None, tag.mask, False, tag.lent))
+        else:
+            spread(out, [(args[0], tag)])
+
     handlers = {}
     for name, handler in {
             "__getitem__": on_getitem, "split": on_split, "chunk": on_split, "tensor_split": on_split,
             "split_with_sizes": on_split, "unbind": on_unbind, "__iter__": None, "__setitem__": on_setitem,
             "item": on_read, "tolist": on_read, "__float__": on_read, "numpy": on_numpy,
+            "unique": on_values, "max": on_values, "min": on_values, "amax": on_values, "amin": on_values,
             "eq": on_equal, "__eq__": on_equal}.items():
         for owner in (Tensor, torch):
             function = getattr(owner, name, None)

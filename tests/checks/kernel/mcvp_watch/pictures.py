@@ -59,7 +59,8 @@ class Sources:
         flat = frame.reset_index() if frame.index.names != [None] else frame
         if not flat.columns.is_unique:
             return
-        keys = [c for c in flat.columns if flat[c].dtype.kind in "OiUbT" or str(flat[c].dtype) in TEXT]
+        keys = [c for c in flat.columns if (flat[c].dtype.kind in "OiUbT" or str(flat[c].dtype) in TEXT)
+                and all(isinstance(v, (str, int, np.integer, np.bool_)) for v in flat[c])]
         keys = [c for c in keys if 1 < flat[c].nunique() <= CASES][:KEYS]
         cases = [c for c in keys if flat[c].dtype.kind not in "ib"]
         self.values[name] = {str(c): {str(v) for v in flat[c].unique()} for c in cases}

@@ -62,9 +62,10 @@ def of_frame(name, frame, pandas):
     flat = frame.reset_index() if frame.index.names != [None] else frame
     cases = {}
     for k, column in enumerate(flat.columns):
-        kind = flat.dtypes.iloc[k].kind
-        if kind != "f" and 1 < flat.iloc[:, k].nunique() <= CASES:
-            cases[str(column)] = flat.iloc[:, k].astype(str).to_numpy()
+        some = flat.iloc[:, k]
+        plainly = some.dtype.kind != "f" and all(isinstance(v, (str, int, np.integer, np.bool_)) for v in some)
+        if plainly and 1 < some.nunique() <= CASES:
+            cases[str(column)] = some.astype(str).to_numpy()
     for by in [*((c,) for c in list(cases)[:4]), *itertools.combinations(list(cases)[:4], 2)]:
         for chosen in dict.fromkeys(zip(*(cases[c] for c in by))):
             rows = np.logical_and.reduce([cases[c] == value for c, value in zip(by, chosen)])

@@ -40,12 +40,13 @@ def spoken(mask):
 
 class Tag:
     """What a tensor holds of the rows: `rows`, one id for each element of its first axis (`aligned`) or of the rows
-    that it was computed from; `mask`, their roles."""
+    that it was computed from; `mask`, their roles; `lent`, those of them that come from row numbers: another split may
+    give the same rows another role."""
 
-    __slots__ = ("rows", "mask", "aligned")
+    __slots__ = ("rows", "mask", "aligned", "lent")
 
-    def __init__(self, rows, mask, aligned):
-        self.rows, self.mask, self.aligned = rows, mask, aligned
+    def __init__(self, rows, mask, aligned, lent=0):
+        self.rows, self.mask, self.aligned, self.lent = rows, mask | lent, aligned, lent
 
 
 class Rows:
@@ -65,6 +66,7 @@ class Rows:
         self.numbers_since = {}  # role -> the first cell after which a name of numbers spoke of it
         self.seen = {}  # name -> the object that it had, and its length: it is looked into once
         self.scanned = {}  # path -> id of the object seen there: it is looked at once
+        self.splits = {}  # path -> (role, row numbers) of what this cell has split
 
     # --- tags
 
@@ -208,6 +210,9 @@ class Rows:
                 if rows is not None and (self.roles[rows] != 0).all():
                     self.put_rows(value, rows)
             return
+        if self.is_split(value, path):
+            self.split(value, role, path)
+            return
         rows = self.born(value, role, path)
         if rows is None:
             return
@@ -232,10 +237,32 @@ class Rows:
                 return None
             self.kinds.add((array.shape[1:], array.dtype.kind))
             return self.number((array.shape[1:], array.dtype.kind), [row.tobytes() for row in flat])
-        if array.dtype.kind in "iu" and len(np.unique(array)) == len(array) and array.min() >= 0:
-            if {"rows", "index", "indices", "order", "numbers"} & set(words(path[0])) or len(path) > 1:
-                return self.number("index", array.tolist())
         return None
+
+    def is_split(self, value, path):
+        """Whether these are the numbers of the rows of a set, each once."""
+        if len(value.shape) != 1 or kind_of(value) not in "iu":
+            return False
+        array = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
+        named = {"rows", "index", "indices", "order", "numbers"} & set(words(path[0])) or len(path) > 1
+        return bool(named) and len(np.unique(array)) == len(array) and array.min() >= 0
+
+    def split(self, value, role, path):
+        """Row numbers lend their role to what they choose; numbers of another cell may count other rows."""
+        numbers = value.tolist()
+        self.put(value, Tag(self.number(("number", self.watch.cell), numbers), role, True, role))
+        self.splits[path] = (role, set(numbers))
+        self.born_in.setdefault(role, self.watch.cell)
+        self.follow()
+
+    def end_cell(self):
+        """The last split of the cell shares no row; one of another seed may."""
+        for path, (role, numbers) in self.splits.items():
+            for other, (role_of_other, others) in self.splits.items():
+                if role < role_of_other and numbers & others:
+                    self.watch.find("rows", f"{len(numbers & others)} of the {len(others)} rows of {shown(other)} are "
+                                            f"also rows of {shown(path)}", ("shared", *map(str, other)))
+        self.splits.clear()
 
     # --- what names of numbers say
 
