@@ -188,7 +188,7 @@ def test_the_watch_changes_nothing_and_tells_the_same_each_time(told):
 
 
 def test_row_numbers_lend_their_role(told):
-    """To what they choose there, not to the rows: each seed may split them otherwise, and other rows have numbers, too."""
+    """To what they choose there, not to the rows: each seed may split them otherwise, other rows have numbers, too."""
     assert told["splits"]["findings"] == [] and told["values"]["findings"] == []
     assert "also rows of" in told["splits that share"]["findings"][0][2]
     assert "validation reached a training step" in told["trained on the other part"]["findings"][0][2]
