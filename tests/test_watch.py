@@ -227,7 +227,7 @@ def test_a_second_route_to_each_entry_of_results(told):
     elsewhere = {"environment": record["environment"] | {"arithmetic": "other"}}
     assert records.differences(record, told["shaken"] | elsewhere) == []
     said = records.differences(record, told["another variable"] | elsewhere)
-    assert said == ["results, test_accuracy: it was test_accuracy, and is no more"]
+    assert said[-1] == "results, test_accuracy: it was test_accuracy, and is no more"
 
 
 def test_a_shaken_run_differs_in_what_clock_and_machine_decide(told):
