@@ -29,7 +29,7 @@ FIGURE = {"title": "Ends at 0.51", "axes": [{
 def run(loss=0.5123456, accuracy=0.8, printed="accuracy 80.0% after 3 epochs", seconds=1.0, steps=8):
     figure = copy.deepcopy(FIGURE)
     figure["axes"][0]["draws"][0][4][4:5] = [loss]
-    return {"environment": {"torch": "2.9", "arithmetic": "a"}, "errors": [], "findings": [],
+    return {"environment": {"torch": "2.9", "arithmetic": "a"}, "code": "5e", "errors": [], "findings": [],
             "story": [[2, "a training: SGD, 8 steps"]],
             "told": [[2, "printed", printed], [3, "figure", figure], [4, "printed", f"took {seconds:.2f} s"]],
             "results": {"accuracy": accuracy, "seconds": seconds}, "routes": {"accuracy": ["found[0]", "val max"]},

@@ -1,6 +1,7 @@
 """Make the record of notebooks anew: each is run twice, quick and in the miniature world.
 
-    python -m tests.checks Chapter03/Impact_of_dropout.ipynb …    (--all: every notebook; --missing: those without)
+    python -m tests.checks Chapter03/Impact_of_dropout.ipynb …
+    python -m tests.checks --changed    (those that have none, or one of other code; --missing: those without; --all)
 
 The second run is shaken: clocks run unevenly, the machine seems another, and the arithmetic is that of another
 processor. Prints what broke a rule and which parts of the record changed. Read that, and `git diff tests/records`,
@@ -16,8 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests import quick
 from tests.checks import records, watched
-from tests.notebooks import ROOT, name_of, notebooks, read
+from tests.notebooks import ROOT, code_digest, name_of, notebooks, read
 
 OTHER = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE",
          "OPENBLAS_CORETYPE": "Haswell", "OMP_NUM_THREADS": "1"}  # the arithmetic of an older processor
@@ -35,20 +37,30 @@ def run(names: list[str], folder: Path, shake: int, env: dict[str, str], workers
               file=sys.stderr)
 
 
+def code_as_run(name: str) -> str:
+    """The digest of the code of a notebook with its quick parameters, as runs tell it."""
+    notebook = read(ROOT / name)
+    quick.set_parameters(notebook, quick.load(ROOT).get(name, {}))
+    return code_digest(notebook)
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.checks", description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", help="ChapterNN/Name.ipynb")
     parser.add_argument("--all", action="store_true", help="every notebook")
     parser.add_argument("--missing", action="store_true", help="every notebook that has no record")
+    parser.add_argument("--changed", action="store_true", help="every notebook that has none, or one of other code")
     parser.add_argument("-n", dest="workers", default="logical", help="notebooks at once, as pytest takes it")
     parser.add_argument("--told", metavar="FOLDER", type=Path, help="keep what the runs tell there, and run only what "
                         "it lacks: records can then be made again without running")
     options = parser.parse_args(arguments)
-    if not options.notebooks and not options.all and not options.missing:
-        parser.error("name a notebook, or --all, or --missing")
+    if not any((options.notebooks, options.all, options.missing, options.changed)):
+        parser.error("name a notebook, or --all, or --missing, or --changed")
     names = options.notebooks or [name_of(path) for path in notebooks()]
     if options.missing:
         names = [name for name in names if records.load(name) is None]
+    if options.changed:
+        names = [name for name in names if (records.load(name) or {}).get("code") != code_as_run(name)]
     if not names:
         return 0
     failed = 0
@@ -56,6 +68,10 @@ def main(arguments: list[str]) -> int:
         scratch = options.told.resolve() if options.told else scratch
         for shake, env in SHAKES.items():
             folder = Path(scratch, str(shake))
+            for name in names:
+                path = Path(folder, name).with_suffix(".json")
+                if path.exists() and json.loads(path.read_text(encoding="utf-8"))["code"] != code_as_run(name):
+                    path.unlink()
             for attempt in range(AGAIN if shake else 1):
                 if lacking := [name for name in names if not Path(folder, name).with_suffix(".json").exists()]:
                     run(lacking, folder, shake + attempt, env, options.workers)

@@ -207,6 +207,7 @@ def make(runs: list[dict]) -> dict:
     if isinstance(results, dict):
         results = {key: FREE if is_timed(key) else value for key, value in results.items()}
     return {
+        "code": runs[0]["code"],
         "environment": runs[0]["environment"],
         "rounding": first_moved(told, stories[0]),
         "story": merge([[list(line) for line in story] for story in stories]),
@@ -237,6 +238,7 @@ def write(record: dict, notebook: str) -> None:
             for key, items in record["told"].items()]
     story = record["story"]
     text = ",\n".join([
+        f' "code": {compact(record["code"])}',
         f' "environment": {compact(record["environment"])}',
         f' "rounding": {compact(record["rounding"])}',
         part("story", [f"  {compact(line)}" for line in story], "[]") if isinstance(story, list)

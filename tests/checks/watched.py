@@ -11,7 +11,7 @@ from nbformat import NotebookNode
 from nbval.kernel import RunningKernel
 
 from tests.checks import records
-from tests.notebooks import code_cells
+from tests.notebooks import code_cells, code_digest
 
 KERNEL = Path(__file__).resolve().parent / "kernel"
 SECONDS = 120  # to wait for an answer of the kernel
@@ -38,6 +38,7 @@ def end(kernel: RunningKernel, notebook: NotebookNode) -> dict:
     left_out = {number for number, cell in enumerate(code_cells(notebook), start=1)
                 if "machine" in cell.metadata.get("tags", [])}
     told["told"] = [item for item in told["told"] if item[0] not in left_out]
+    told["code"] = code_digest(notebook)
     return told
 
 
