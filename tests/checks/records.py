@@ -207,7 +207,7 @@ def make(runs: list[dict]) -> dict:
     if isinstance(results, dict):
         results = {key: FREE if is_timed(key) else value for key, value in results.items()}
     return {
-        "code": runs[0]["code"],
+        "code": runs[0].get("code"),
         "environment": runs[0]["environment"],
         "rounding": first_moved(told, stories[0]),
         "story": merge([[list(line) for line in story] for story in stories]),
