@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from tests.definitions import definitions
-from tests.notebooks import ROOT, code_cells, code_digest, read
-from tests.structure import output_texts
+from tests.notebooks import ROOT, code_cells, read
+from tests.stored import assert_shown
 
 lesson = definitions("Chapter01/Back_propagation.ipynb", "backward_products", "forward", "backward", "sigmoid",
                      "sigmoid_derivative", "tanh_derivative", "small_network", "flatten", "init_layers",
@@ -272,15 +272,12 @@ def test_trained_on_the_training_half_and_scored_on_the_other():
 
 
 def test_stored_results_are_what_the_notebook_shows():
-    notebook = read(ROOT / "Chapter01/Back_propagation.ipynb")
-    measured = notebook.metadata.shelf.get("measured", {}).get("cpu", {})
-    if measured.get("code") != code_digest(notebook):
-        pytest.skip("not measured with this code")
-    shown, results = "\n".join("\n".join(output_texts(cell)) for cell in code_cells(notebook)), measured["results"]
-    for text in ("network       test accuracy {test_accuracy:.1%} ± {test_accuracy_std:.1%}",
-                 "straight line test accuracy {straight_line_accuracy:.1%}",
-                 "At {largest_network_weights:,.0f} weights it is {speed_up_at_largest:,.0f} times",
-                 "difference to autograd: {largest_difference_to_autograd:.0e}"):
-        assert text.format(**results) in shown, text
+    results = assert_shown(
+        "Chapter01/Back_propagation.ipynb",
+        "network       test accuracy {test_accuracy:.1%} ± {test_accuracy_std:.1%}",
+        "straight line test accuracy {straight_line_accuracy:.1%}",
+        "At {largest_network_weights:,.0f} weights it is {speed_up_at_largest:,.0f} times",
+        "difference to autograd: {largest_difference_to_autograd:.0e}",
+    )
     assert results["gradient_check_relative_difference"] < 1e-7
     assert 1 < results["gradient_cost_forward_passes_median"] < 5

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from scipy.signal import correlate2d
 
 from tests.definitions import definitions
-from tests.notebooks import ROOT, code_cells, code_digest, read
-from tests.structure import output_texts
+from tests.stored import assert_shown
 
 lesson = definitions("Chapter04/CNN_working_details.ipynb", "correlate", "output_size", "windows", "conv2d",
                      "conv2d_im2col", "conv2d_backward", "im2col", "col2im", "max_pool2d", "avg_pool2d",
@@ -165,13 +164,10 @@ def test_answers_of_the_exercises():
 
 
 def test_stored_results_are_what_the_notebook_shows():
-    notebook = read(ROOT / "Chapter04/CNN_working_details.ipynb")
-    measured = notebook.metadata.shelf.get("measured", {}).get("cpu", {})
-    if measured.get("code") != code_digest(notebook):
-        pytest.skip("not measured with this code")
-    shown, results = "\n".join("\n".join(output_texts(cell)) for cell in code_cells(notebook)), measured["results"]
-    for text in ("Largest difference to PyTorch: {largest_difference_to_pytorch:.0e}",
-                 "loss for label 1: {tiny_cnn_loss:.4f}",
-                 "Sobel kernel by more than {learned_kernel_largest_error:.0e}"):
-        assert text.format(**results) in shown, text
+    results = assert_shown(
+        "Chapter04/CNN_working_details.ipynb",
+        "Largest difference to PyTorch: {largest_difference_to_pytorch:.0e}",
+        "loss for label 1: {tiny_cnn_loss:.4f}",
+        "Sobel kernel by more than {learned_kernel_largest_error:.0e}",
+    )
     assert 1 / 3 < results["tiny_cnn_share_of_units_on"] < 1  # ReLU lets through and holds back

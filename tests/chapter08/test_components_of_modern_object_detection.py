@@ -15,8 +15,7 @@ from torchvision.ops import FeaturePyramidNetwork, box_convert, box_iou, sigmoid
 from torchvision.ops.poolers import LevelMapper
 
 from tests.definitions import definitions
-from tests.notebooks import ROOT, code_cells, code_digest, read
-from tests.structure import output_texts
+from tests.stored import assert_shown
 
 NOTEBOOK = "Chapter08/Components_of_modern_object_detection.ipynb"
 lesson = definitions(
@@ -316,14 +315,11 @@ def test_the_imagined_network_is_half_done():
 
 
 def test_stored_results_are_what_the_notebook_shows():
-    notebook = read(ROOT / NOTEBOOK)
-    measured = notebook.metadata.shelf.get("measured", {}).get("cpu", {})
-    if measured.get("code") != code_digest(notebook):
-        pytest.skip("not measured with this code")
-    shown, results = "\n".join("\n".join(output_texts(cell)) for cell in code_cells(notebook)), measured["results"]
-    for text in ("{positive_share_one_map_percent:.2f}% of the anchors are positive", "{outputs_pyramid:.0f} anchors",
-                 "equal SciPy's up to {largest_difference_to_scipy:.0e}"):
-        assert text.format(**results) in shown, text
+    results = assert_shown(
+        NOTEBOOK,
+        "{positive_share_one_map_percent:.2f}% of the anchors are positive", "{outputs_pyramid:.0f} anchors",
+        "equal SciPy's up to {largest_difference_to_scipy:.0e}",
+    )
     assert results["gradient_of_positives_plain_percent"] < results["gradient_of_positives_sampled_percent"]
     assert results["rescued_pyramid_percent"] < results["rescued_one_map_percent"]
     assert results["positives_fcos"] > results["positives_pyramid"] > results["positives_one_map"] > 1

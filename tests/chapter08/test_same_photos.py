@@ -36,3 +36,21 @@ def test_they_split_by_field(name):
     assert sorted(torch.cat(list(parts.values())).tolist()) == list(range(411))
     for group in lesson.SAME_FIELD:
         assert len({part for part, rows in parts.items() if set(group) & set(rows.tolist())}) == 1, group
+
+
+@pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if "def flipped_batch(" in source])
+def test_boxes_stay_on_what_they_enclose(name):
+    lesson = definitions(name, "flip", "flipped_batch")
+    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    image[:, 5:15, 30:50] = 255
+    target = {"boxes": torch.tensor([[30.0, 5.0, 50.0, 15.0]]), "labels": torch.tensor([2])}
+    places = set()
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        (moved,), (found,) = lesson.flipped_batch(image[None], [target], torch.tensor([0]), generator)
+        y, x = (moved[0] > 100).nonzero().T
+        assert found["boxes"][0].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+        places.add(tuple(found["boxes"][0].tolist()))
+    assert len(places) == 4
+    _, none = lesson.flip(image, torch.zeros(0, 4), True, True)
+    assert none.shape == (0, 4)

@@ -154,22 +154,6 @@ def test_the_network_answers_in_the_order_of_the_default_boxes():
                                maps[k][:, shape * 8 : shape * 8 + 8, row, column])  # fmt: skip
 
 
-def test_boxes_stay_on_what_they_enclose():
-    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
-    image[:, 5:15, 30:50] = 255
-    target = {"boxes": torch.tensor([[30.0, 5.0, 50.0, 15.0]]), "labels": torch.tensor([2])}
-    places = set()
-    for seed in range(12):
-        generator = torch.Generator().manual_seed(seed)
-        (moved,), (found,) = lesson.flipped_batch(image[None], [target], torch.tensor([0]), generator)
-        y, x = (moved[0] > 100).nonzero().T
-        assert found["boxes"][0].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
-        places.add(tuple(found["boxes"][0].tolist()))
-    assert len(places) == 4
-    _, none = lesson.flip(image, torch.zeros(0, 4), True, True)
-    assert none.shape == (0, 4)
-
-
 class Told(nn.Module):
     """Answers with given logits and moves."""
 

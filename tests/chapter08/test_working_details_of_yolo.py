@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torchvision.ops import box_convert, box_iou, nms
 
 from tests.definitions import definitions
-from tests.notebooks import ROOT, code_cells, code_digest, read
-from tests.structure import output_texts
+from tests.stored import assert_shown
 
 NOTEBOOK = "Chapter08/Working_details_of_YOLO.ipynb"
 CPU = torch.device("cpu")
@@ -328,15 +327,12 @@ def test_boxes_are_exact(label):
 
 
 def test_stored_results_are_what_the_notebook_shows():
-    notebook = read(ROOT / NOTEBOOK)
-    measured = notebook.metadata.shelf.get("measured", {}).get("cpu", {})
-    if measured.get("code") != code_digest(notebook):
-        pytest.skip("not measured with this code")
-    shown, results = "\n".join("\n".join(output_texts(cell)) for cell in code_cells(notebook)), measured["results"]
-    for text in ("mAP50 {test_map_50:.2f} against {copied_map_50:.2f} of copied boxes",
-                 "{lost_objects_percent:.2f}% of the objects share cell",
-                 "{places_with_an_object_percent:.1f}% of the places answer"):
-        assert text.format(**results) in shown, text
+    results = assert_shown(
+        NOTEBOOK,
+        "mAP50 {test_map_50:.2f} against {copied_map_50:.2f} of copied boxes",
+        "{lost_objects_percent:.2f}% of the objects share cell",
+        "{places_with_an_object_percent:.1f}% of the places answer",
+    )
     assert results["copied_map_50"] < results["test_map_50"] < results["ceiling_map_50"]
     others = [value for name, value in results.items() if name.startswith("short_without_")]
     assert len(others) == 4 and results["short_whole_map_50"] > max(others)
