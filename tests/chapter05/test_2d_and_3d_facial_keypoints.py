@@ -3,18 +3,20 @@ import sys
 import types
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.spatial import procrustes
 from scipy.spatial.transform import Rotation
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter05/2D_and_3D_facial_keypoints.ipynb"
 lesson = definitions(
     NOTEBOOK, "unit_size", "metric_upgrade", "rotations_of", "factorize", "mirror_depth", "nose_first", "best_fit",
     "angle_between", "camera_for", "head_pose", "yaw_pitch_roll", "rotatable", "synthetic_head", "random_views",
-    "recovery_error", "rotate", "blur", "cover", "face_mesh", "nme")
+    "recovery_error", "rotate", "blur", "cover", "face_mesh", "nme", "soft_argmax", "load_face")
 
 
 def body(n=30, seed=0):
@@ -224,3 +226,86 @@ def test_the_mesh_is_in_pixels_with_depth_on_the_scale_of_x(monkeypatch):
     np.testing.assert_allclose(mesh[0], [100, 25, -20])
     monkeypatch.setattr(Landmarker, "faces", [])
     assert lesson.face_mesh(image, "someone/model", "a" * 40).shape == (0, 3)
+
+
+# ---- which faces go where, and what tables and results say
+
+
+def test_positions_and_colors_are_those_of_the_lesson_before(tmp_path):
+    """x is the column of a heat map, y its row; a frame's red stays red."""
+    from PIL import Image
+
+    logits = torch.full((1, 1, 8, 16), -50.0)
+    logits[0, 0, 2, 11] = 50
+    torch.testing.assert_close(lesson.soft_argmax(logits)[0, 0], torch.tensor([11.5 / 16, 2.5 / 8]))
+    Image.new("RGBA", (60, 40), (250, 100, 10, 255)).save(tmp_path / "a.png")
+    image, points = lesson.load_face(tmp_path / "a.png", np.full((68, 2), 20.0), 16, 1.0, 0.5)
+    assert image[:, 8, 8].tolist() == [250, 100, 10] and points[0].tolist() == [0.25, 0.5]
+
+
+PEOPLE = np.array(["a", "a", "b", "b", "c", "c", "d", "d"])
+
+
+def test_the_shape_comes_from_half_of_the_people():
+    given = []
+    run_cell(NOTEBOOK, "half = np.isin(people", people=PEOPLE, names=np.unique(PEOPLE), points=np.arange(8),
+             factorize=lambda some: given.append(some) or (np.zeros((68, 3)), 0),
+             nose_first=lambda shape, turns: (shape, 0))
+    assert len(set(PEOPLE[given[0]])) == 2 and len(given[0]) == 4, "whole people"
+
+
+def test_poses_and_both_fits_are_of_the_other_half():
+    half = np.array([True, True, False, False])
+    shape, points, asked = np.arange(204.0).reshape(68, 3), np.arange(4), []
+    found = run_cell(
+        NOTEBOOK, "unseen = np.flatnonzero", half=half, shape=shape, points=points, DISTANCE=20,
+        head_pose=lambda solid, seen, distance: (np.full((3, 3), seen), solid + seen),
+        best_fit=lambda flat, seen: asked.append(flat) or (flat + seen, 0), yaw_pitch_roll=lambda poses: (poses, 0, 0))
+    assert found["unseen"].tolist() == [2, 3] and found["poses"][:, 0, 0].tolist() == [2, 3]
+    np.testing.assert_array_equal(found["fits"][1], shape + 3)
+    np.testing.assert_array_equal(found["flat_fits"][0], shape[:, :2] + 2)  # x and y, what a picture shows
+
+
+def test_errors_by_yaw_stand_in_their_columns():
+    """Two heads turned by 5 and 25 degrees; the solid face is off by 0.1 eye distances, the flat one by 0.4."""
+    points = np.random.default_rng(0).normal(size=(4, 68, 2))
+    points[:, 36], points[:, 45] = [0, 0], [0, 2]
+    unseen = np.array([1, 3])
+    found = run_cell(NOTEBOOK, "by_yaw = pd.DataFrame", points=points, unseen=unseen, yaw=np.array([5.0, -25]),
+                     pitch=np.array([45.0, 45]), roll=np.array([0.0, 0]), fits=points[unseen] + [0.2, 0],
+                     flat_fits=points[unseen] + [0, 0.8])
+    assert found["by_yaw"]["3-D face"].tolist() == pytest.approx([10, 10])
+    assert found["by_yaw"]["flat face"].tolist() == pytest.approx([40, 40])
+    assert found["by_yaw"].index.tolist() == ["0–10°", "20–30°"] and found["by_yaw"]["frames"].tolist() == [1, 1]
+
+
+def test_networks_learn_from_the_people_of_the_shape_and_are_tested_on_others(tmp_path):
+    (tmp_path / "training").mkdir()
+    names = [f"{person}_{k}.jpg" for k, person in enumerate(PEOPLE)]
+    for name in names[1:]:  # one is not at hand
+        (tmp_path / "training" / name).touch()
+    asked = []
+    found = run_cell(
+        NOTEBOOK, "photos = table[[", folder=tmp_path, table=pd.DataFrame({"x": range(8)}, index=names), people=PEOPLE,
+        half=np.isin(PEOPLE, ["b", "d"]), SIDE=8, ZOOM=1, CENTER=0.5, SEEDS=(0, 1), WIDTH=4, STEPS=1, BATCH_SIZE=1,
+        LEARNING_RATE=1, person_of=lambda name: name.partition("_")[0], augment_faces=None,
+        load_faces=lambda folder, some, *_: (torch.arange(len(some)), torch.arange(len(some))),
+        HeatMapNet=lambda keypoints, width: torch.nn.Identity(),
+        train_points=lambda model, images, points, rows, test, *_: asked.append((rows.tolist(), test.tolist())))
+    assert asked == 2 * [([1, 2, 5, 6], [0, 3, 4])] and found["test"].tolist() == [0, 3, 4]
+
+
+def test_results_are_taken_from_where_they_belong():
+    shape = np.zeros((68, 3))
+    shape[30, 2], shape[[36, 45], 2] = -0.5, 0.25
+    clean = pd.DataFrame({"NME (%)": [10.0, 12], "pose error (degrees)": [3.0, 5]})
+    found = run_cell(
+        NOTEBOOK, '"straight_ahead_pose_error_degrees"', shape_error=np.array([1.0, 2]),
+        pose_error=np.array([0.5, 1.5]), solid_error=np.array([6.0, 8]), flat_error=np.array([16.0, 18]),
+        halves=np.array([3.0, 4]), shape=shape,
+        clean=clean, ahead=20.0, points=range(9))["results"]
+    assert found == pytest.approx({
+        "synthetic_shape_error_percent": 1.5, "synthetic_pose_error_degrees": 1.5, "reprojection_error_percent": 7,
+        "flat_face_error_percent": 17, "halves_differ_percent": 3.5, "nose_in_front_of_eyes": 0.75,
+        "network_nme_percent": 11, "network_pose_error_degrees": 4, "straight_ahead_pose_error_degrees": 20,
+        "frames": 9})

@@ -2,11 +2,13 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter05/age_gender_prediction.ipynb"
@@ -226,3 +228,156 @@ def test_faces_keep_their_own_labels_and_are_rgb():
         [0.229, 0.224, 0.225]).view(3, 1, 1)
     torch.testing.assert_close(inputs[2], theirs)
     assert np.isfinite(inputs.numpy()).all()
+
+
+# ---- which images go where, and what tables, figures and results say
+
+
+CPU = torch.device("cpu")
+IDENTITY = nn.Identity()
+
+
+def constant_answers(bins):
+    """In place of `answer`: whatever the images are, the class 7 and the bin that the network is."""
+    return lambda network, images, to_inputs: (torch.eye(10)[[7] * len(images)],
+                                               99 * torch.eye(bins)[[network] * len(images)])
+
+
+def test_each_reading_reads_the_head_that_it_belongs_to():
+    """The network of classes is sure of bin 3, the ordinal one of bin 1."""
+    def answer(network, images, to_inputs):
+        n = len(images)
+        return None, 99 * torch.eye(9)[[3] * n] if network == "classes" else torch.tensor([[9.0] + [-9.0] * 7] * n)
+
+    def scale_errors(predicted, steps, centers):
+        return {"bin": predicted.mean().item()}
+
+    trained = {(head, seed): name for head, name in (("bins as classes", "classes"), ("ordinal", "thresholds"))
+               for seed in (0, 1)}
+    found = run_cell(
+        NOTEBOOK, "readings = {", SEEDS=(0, 1), BINS=9, trained=trained, answer=answer, centers=None,
+        val_images=torch.zeros(4), val_steps=torch.zeros(4), scale_errors=scale_errors,
+        **{name: getattr(lesson, name) for name in ("argmax_step", "expected_step", "median_step", "counted_step")})
+    scores = found["scores"].groupby("reading")["bin"].unique()
+    assert {name: values.tolist() for name, values in scores.items()} == {
+        "classes, argmax": [3], "classes, mean": [3], "classes, median": [3], "ordinal, count": [1]}
+    assert found["middle"]["bin"] == 4
+
+
+def test_weightings_weigh_what_they_are_called_after_and_are_compared_on_validation_digits():
+    losses, seen = torch.tensor([1.0, 100.0]), []
+
+    def answer(model, images, to_inputs):
+        seen.append(images.tolist())
+        return torch.eye(10)[[7, 7, 1, 1]], torch.zeros(4, 9)
+
+    found = run_cell(
+        NOTEBOOK, "weightings = {", SEEDS=(0,), HEAVY=10.0, WIDTH=4, BINS=9, STEPS=1, BATCH_SIZE=1, LEARNING_RATE=1,
+        device=CPU, FixedWeights=lesson.FixedWeights, UncertaintyWeights=lesson.UncertaintyWeights, rows=None,
+        new_two_heads=lambda *_: "a network", train_two_tasks=lambda *_: None, images=None, digits=None, steps=None,
+        answer=answer, val_images=torch.arange(4), val_digits=torch.tensor([7, 7, 7, 1]), val_steps=torch.zeros(4),
+        data={"test": (torch.arange(50, 54),)}, median_step=lambda scale: "median", centers=None,
+        scale_errors=lambda read, steps, centers: {"MAE": 5.0 if read == "median" else 0.0})
+    totals = {name: make()(losses).item() for name, make in found["weightings"].items()}
+    assert totals == {"digit only": 1, "angle only": 100, "equal": 101, "uncertainty": 101, "angle × 10": 1001}
+    assert seen == 5 * [[0, 1, 2, 3]], "not the validation digits"
+    assert found["balance"]["digit error (%)"].unique().tolist() == [25]
+    assert found["balance"]["angle MAE (°)"].unique().tolist() == [5]
+
+
+def balance():
+    """Errors of five weightings and two seeds."""
+    means = {"digit only": (5.0, 30.0), "angle only": (90.0, 6.0), "equal": (7.0, 8.0), "uncertainty": (6.0, 12.0)}
+    return pd.DataFrame([{"weighting": name, "seed": seed, "digit error (%)": d + seed, "angle MAE (°)": a + seed}
+                         for name, (d, a) in means.items() for seed in (0, 1)])
+
+
+def test_weightings_are_drawn_on_their_axes():
+    ax = run_cell(NOTEBOOK, 'groupby("weighting", sort=False)):', balance=balance())["ax"]
+    lines = {line.get_label(): line for line in ax.lines}
+    assert lines["equal"].get_xydata().tolist() == [[7, 8], [8, 9]]
+    assert lines["uncertainty"].get_xydata().tolist() == [[6, 12], [7, 13]]
+    assert lines["digit only"].get_xdata()[0] == 5.5 and lines["angle only"].get_ydata()[0] == 6.5
+    assert "digit" in ax.get_xlabel() and "angle" in ax.get_ylabel()
+
+
+def test_the_rare_digit_is_measured_on_both_networks():
+    """Network 2 has seen all, network 5 (the new one) few: in bins, and class 7 is rare."""
+    digits = torch.tensor([7] * 20 + [1] * 10)
+    val_digits = torch.tensor([7, 7, 1, 1, 1])
+
+    def answer(network, images, to_inputs):
+        right = torch.eye(10)[[7, 7, 7, 1, 1]] if network == 2 else torch.eye(10)[[1, 7, 1, 1, 1]]
+        return right, 99 * torch.eye(9)[[network] * 5]
+
+    trained_on = []
+    found = run_cell(
+        NOTEBOOK, "fewer, changes = make_rare", digits=digits, RARE=7, RARE_SHARE=0.1, SEEDS=(0,), WIDTH=4, BINS=9,
+        device=CPU, FixedWeights=lesson.FixedWeights, images=None, steps=None, STEPS=1, BATCH_SIZE=1, LEARNING_RATE=1,
+        new_two_heads=lambda *_: 5, train_two_tasks=lambda *a: trained_on.append(a[7]), answer=answer,
+        learned={("equal", 0): (2, None)}, val_images=None, val_steps=torch.full((5,), 2), val_digits=val_digits,
+        median_step=lesson.median_step, group_errors=lesson.group_errors,
+        centers=(torch.arange(9.0) - 4) * 10)
+    assert sorted(trained_on[0].tolist()) == [0, 1, *range(20, 30)]
+    rows = found["changes"].set_index("training")
+    assert rows.loc["all images", "angle MAE (°)"] == 0 and rows.loc["rare", "angle MAE (°)"] == 30
+    assert rows.loc["all images", "digit error (%)"] == 0 and rows.loc["rare", "digit error (%)"] == 50
+    assert rows.loc["all images", "digit error of the others (%)"] == pytest.approx(100 / 3)
+    assert rows.loc["rare", "digit error of the others (%)"] == 0
+
+
+def test_the_best_weighting_is_tested_once_on_test_digits():
+    table = balance().groupby("weighting", sort=False)[["digit error (%)", "angle MAE (°)"]].agg(["mean", "std"])
+    data = {"test": (torch.zeros(4), torch.tensor([7, 7, 7, 1]), torch.full((4,), 3), None)}
+    found = run_cell(
+        NOTEBOOK, "chosen = by_weighting.loc", by_weighting=table, data=data, SEEDS=(0, 1), BINS=9,
+        learned={(name, seed): (3 + seed, None) for name in ("equal", "uncertainty") for seed in (0, 1)},
+        answer=constant_answers(9), median_step=lesson.median_step, scale_errors=lesson.scale_errors,
+        digits=torch.tensor([1, 1, 7]), centers=(torch.arange(9.0) - 4) * 10)
+    assert found["best"] == "equal"  # 7.5 / 6.5 + 1 < 1 + 12.5 / 8.5
+    assert found["tests"]["MAE"].tolist() == [0, 10] and found["tests"]["digit error (%)"].tolist() == [25, 25]
+    assert found["constant"] == 10 and found["frequent"] == 75
+
+
+def test_results_are_taken_from_where_they_belong():
+    tests = pd.DataFrame({"exact bin (%)": [40.0, 42], "±1 bin (%)": [80.0, 82], "MAE": [7.0, 9],
+                          "digit error (%)": [5.0, 7]})
+    mae = pd.DataFrame({"classes, argmax": [10.0], "classes, median": [9.0], "ordinal, count": [8.5]})
+    pairs = balance().pivot(index="seed", columns="weighting", values=["digit error (%)", "angle MAE (°)"])
+    rare = pd.DataFrame({"digit error (%)": [4.0, 44]}, index=["all images", "rare"])
+    found = run_cell(NOTEBOOK, '"test_exact_bin_percent"', tests=tests, constant=22.0, mae=mae, pairs=pairs, rare=rare,
+                     compared=("equal", "uncertainty"))["results"]
+    assert found == pytest.approx({
+        "test_exact_bin_percent": 41, "test_within_one_bin_percent": 81, "test_mae_degrees": 8,
+        "test_digit_error_percent": 6, "constant_mae_degrees": 22, "median_minus_argmax_degrees": -1,
+        "ordinal_minus_argmax_degrees": -1.5, "equal_minus_single_digit_points": 2,
+        "uncertainty_minus_single_digit_points": 1, "equal_minus_single_degrees": 2,
+        "uncertainty_minus_single_degrees": 6, "rare_digit_error_percent": 44})
+
+
+class Rows(list):
+    """Stands for a split of a dataset."""
+
+    def select(self, rows):
+        return Rows(self[row] for row in rows)
+
+
+def test_faces_stand_in_one_part_and_the_test_is_fairfaces_own():
+    faces = {"train": Rows(range(100)), "validation": Rows(range(1000, 1010))}
+    parts = run_cell(NOTEBOOK, "face_parts = {", faces=faces, FACE_VALIDATION=15, FACE_TRAIN=60, FACE_SIDE=8,
+                     device=CPU, load_fairface=lambda rows, side, device: list(rows))["face_parts"]
+    assert len(parts["train"]) == 60 and len(parts["val"]) == 15 and parts["test"] == list(range(1000, 1010))
+    assert not set(parts["train"]) & set(parts["val"])
+
+
+def test_groups_of_the_test_are_those_of_the_annotation():
+    """The age is wrong in the third group, by a bin; the gender for one face of the first and one of the third."""
+    scale, test_age = 99 * torch.eye(9)[[2, 2, 4, 4, 6, 6]], torch.tensor([2, 2, 3, 3, 6, 6])
+    centers = torch.tensor(lesson.AGE_CENTERS)
+    found = run_cell(
+        NOTEBOOK, "by_race = group_errors", group_errors=lesson.group_errors, median_step=lesson.median_step,
+        scale=scale, test_age=test_age, test_race=torch.tensor([0, 0, 2, 2, 1, 1]), age_centers=centers,
+        races=["x", "y", "z"], classes=torch.eye(2)[[0, 0, 0, 1, 1, 1]], test_gender=torch.tensor([0, 1, 0, 0, 1, 1]))
+    assert found["by_race"].index.tolist() == ["x", "y", "z"]
+    assert found["by_race"]["MAE"].tolist() == [0, 0, 10]
+    assert found["by_race"]["gender right (%)"].tolist() == [50, 100, 50]

@@ -1,12 +1,17 @@
 """What age_gender_torch_snippets.ipynb defines beyond the last notebook: two versions of one training, and lines."""
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter05/age_gender_torch_snippets.ipynb"
 QUICK = {"EPOCHS": 2, "BATCH_SIZE": 8, "WIDTH": 4}
-lesson = definitions(NOTEBOOK, "validate", "short_version", "long_version", "captions", "TwoHeads", **QUICK)
+lesson = definitions(NOTEBOOK, "validate", "short_version", "long_version", "captions", "TwoHeads", "draw_history",
+                     "turned_digits", "lines_of", **QUICK)
 
 
 def random_data():
@@ -63,3 +68,96 @@ def test_a_logger_that_draws_random_numbers_changes_nothing(monkeypatch):
     monkeypatch.setattr(report, "record", noisy)
     noisy_model = lesson.short_version(data, 0)[0]
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), noisy_model.state_dict().values()))
+
+
+# ---- what figures and results say
+
+
+def test_bins_follow_from_the_angle_and_parts_share_no_digit(monkeypatch):
+    class Numbered:
+        """Stands for MNIST: image k has the pixels k, its label follows from k."""
+
+        def __init__(self, root, train=True, download=False):
+            numbers = torch.arange(100) if train else torch.arange(150, 190)
+            self.data = numbers.to(torch.uint8)[:, None, None].expand(-1, 28, 28).clone()
+            self.targets = numbers * 7 % 10
+
+        def __len__(self):
+            return len(self.data)
+
+    monkeypatch.setitem(lesson.turned_digits.__globals__, "MNIST", Numbered)
+    data = lesson.turned_digits(50, 30, 25, 9, 10, torch.device("cpu"))
+    numbers = {}
+    for name, (images, digits, steps, degrees) in data.items():
+        numbers[name] = (images[:, 0, 14, 14] * 255).round().long()
+        assert torch.equal(numbers[name] * 7 % 10, digits)
+        assert torch.equal(steps, ((degrees + 45) / 10).floor().long().clamp(0, 8))
+    assert not set(numbers["train"].tolist()) & set(numbers["val"].tolist())
+
+
+def history():
+    """Two epochs of two steps: losses, and errors at the end of each epoch."""
+    return pd.DataFrame([{"t": 0.5, "trn_loss": 3.0}, {"t": 1.0, "trn_loss": 2.0},
+                         {"t": 1.0, "digit_error": 40.0, "bins_off": 1.5}, {"t": 1.5, "trn_loss": 1.5},
+                         {"t": 2.0, "trn_loss": 1.0}, {"t": 2.0, "digit_error": 20.0, "bins_off": 0.5}])
+
+
+def test_each_error_is_drawn_on_the_axis_of_its_unit(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    lesson.draw_history(history())
+    left, right = plt.gcf().axes
+    assert left.lines[0].get_xydata().tolist() == [[1, 40], [2, 20]] and "(%)" in left.get_ylabel()
+    assert right.lines[0].get_xydata().tolist() == [[1, 1.5], [2, 0.5]] and "bins" in right.get_ylabel()
+    assert plt.gcf().get_suptitle() == "At the end: 20.0 % and 0.50 bins"
+    plt.close("all")
+
+
+def test_the_comparison_sees_a_difference_in_numbers_and_in_weights():
+    class Kept:
+        """Stands for a report that holds other numbers in one column."""
+
+        def history(self, name):
+            return list(history()[name].dropna() + (0.25 if name == "bins_off" else 0))
+
+    one, two = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    two.load_state_dict(one.state_dict())
+    with torch.no_grad():
+        two.bias[1] += 0.5
+    found = run_cell(NOTEBOOK, "differences = {name", report=Kept(), history=history(), short_model=one, long_model=two)
+    assert found["differences"] == {"trn_loss": 0, "digit_error": 0, "bins_off": 0.25}
+    assert found["weights"] == pytest.approx(0.5)
+
+
+def test_the_lines_are_those_of_each_version(monkeypatch):
+    import inspect
+
+    def short():
+        """One line of code."""
+        return 1
+
+    def long():
+        """Three lines of code."""
+        value = 1
+        value += 1
+        return value
+
+    expected = {"short_lines": 3 + 2, "long_lines": 5 + 3 * 3}
+    found = run_cell(NOTEBOOK, "long_lines = lines_of", short_version=short, long_version=long, draw_history=short,
+                     some_last=short, draw_images=short)
+    assert {name: found[name] for name in expected} == expected
+    assert lesson.lines_of(short) == len(inspect.getsource(short).splitlines())
+
+
+def test_baselines_are_of_training_digits_and_results_from_where_they_belong():
+    data = {"train": (None, torch.tensor([1, 1, 2])),
+            "val": (None, torch.tensor([2, 2, 2, 1]), torch.tensor([3, 4, 5, 8]), None)}
+    found = run_cell(NOTEBOOK, "frequent = 100 *", validate=lambda *_: (10.0, 0.4), short_model=None, data=data,
+                     BINS=9, device=torch.device("cpu"), same=True, differences={"trn_loss": 0.0})
+    assert found["frequent"] == 75 and found["middle"] == pytest.approx((1 + 0 + 1 + 4) / 4)
+    found = run_cell(NOTEBOOK, '"most_frequent_digit_error_percent"', short_lines=20, long_lines=50, error=10.0,
+                     differences={"trn_loss": 0.0, "bins_off": 0.25}, bins_off=0.4, frequent=75.0,
+                     middle=1.5)["results"]
+    assert found == {"lines_with_torch_snippets": 20, "lines_plain": 50, "largest_difference": 0.25,
+                     "digit_error_percent": 10, "bins_off": 0.4, "most_frequent_digit_error_percent": 75,
+                     "middle_bin_bins_off": 1.5}
+    assert np.isfinite(list(found.values())).all()

@@ -4,6 +4,7 @@ import io
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.notebooks import ROOT, code_cells, read
 
@@ -19,7 +21,7 @@ NOTEBOOK = "Chapter05/Facial_keypoints_detection.ipynb"
 lesson = definitions(
     NOTEBOOK, "keypoint_folder", "person_of", "face_square", "load_face", "split_by_person", "CoordinateNet",
     "soft_argmax", "HeatMapNet", "nme", "locate", "train_points", "affine_points", "affine_images", "swap_sides",
-    "augment_faces", "multiplications", "URL")
+    "augment_faces", "multiplications", "URL", "REGIONS")
 quickly = settings(deadline=None, derandomize=True, max_examples=30)
 
 
@@ -288,3 +290,127 @@ def test_show_as_jpeg_is_not_needed_to_read_a_frame():
     file.seek(0)
     image, _ = lesson.load_face(file, np.zeros((68, 2)), 32, 0.8, 0.54)
     assert image[1].float().mean() > 150
+
+
+# ---- which faces go where, and what tables, figures and results say
+
+
+PARTS = {"train": torch.arange(0, 6), "val": torch.arange(6, 9), "test": torch.arange(9, 12)}
+
+
+def numbered_points():
+    """Points (12, 68, 2) of twelve faces: those of face n are all n."""
+    return torch.arange(12.0)[:, None, None].expand(12, 68, 2)
+
+
+def test_the_baseline_knows_training_faces_only_and_the_first_network_too(monkeypatch):
+    asked = []
+    found = run_cell(
+        NOTEBOOK, "mean_face = points[parts", points=numbered_points(), images="images", parts=PARTS, device="cpu",
+        augment_faces=lesson.augment_faces, ROTATION=20, SCALE=1.2, SHIFT=0.1, LIGHT=0.3, SEEDS=(5,), WIDTH=4, STEPS=1,
+        BATCH_SIZE=1, LEARNING_RATE=1, EVERY=1, HeatMapNet=lesson.HeatMapNet, nme=lambda found, truth: found - truth,
+        train_points=lambda model, images, points, rows, val, *rest: asked.append((rows.tolist(), val.tolist())),
+        locate=lambda model, images, rows: numbered_points()[rows] + 0.25)
+    assert found["mean_face"].unique().tolist() == [2.5] and asked == [([0, 1, 2, 3, 4, 5], [6, 7, 8])]
+    assert found["first_nme"] == pytest.approx(25)
+
+
+def test_regions_are_those_of_the_annotation():
+    members = [list(some) for some in lesson.REGIONS.values()]
+    assert list(lesson.REGIONS) == ["jaw", "brows", "nose", "eyes", "mouth"]
+    assert sum(members, []) == list(range(68)) and [len(some) for some in members] == [17, 10, 9, 12, 20]
+
+
+def test_known_people_are_counted_among_those_held_out(tmp_path):
+    """All frames of a person but one: dealt out, nearly every test frame shows somebody known."""
+    names = [f"{person}_{frame}0.jpg" for person in ("A_B", "C", "D") for frame in range(10)] + [
+        f"once{k}_00.jpg" for k in range(30)]
+    for file, some in (("training", names), ("test", ["A_B_99.jpg", "Nobody_00.jpg"])):
+        pd.DataFrame({"frame": some, "0": 0}).to_csv(tmp_path / f"{file}_frames_keypoints.csv", index=False)
+    found = run_cell(NOTEBOOK, "known = every[order[cut:]]", folder=tmp_path, person_of=lesson.person_of,
+                     TRAIN_SHARE=0.55, VALIDATION_SHARE=0.15)
+    people = np.array([lesson.person_of(name) for name in names])
+    order = np.random.default_rng(0).permutation(60)
+    train, test = people[order[:42]], people[order[42:]]
+    assert found["known"] == pytest.approx(np.mean([person in train for person in test]))
+
+
+def test_every_run_learns_from_training_faces_with_the_change_that_its_name_says():
+    asked = []
+
+    def train_points(network, images, points, rows, val, steps, batch_size, rate, seed, change, every):
+        asked.append((network, rows.tolist(), val.tolist(), seed, change))
+        return [{"step": steps, "nme": 0.0}]
+
+    found = run_cell(
+        NOTEBOOK, "networks[kind, change, seed] = new_network", SEEDS=(3, 4), costs={"coordinates": 0, "heat maps": 0},
+        as_stored="no change", augmented="a change", images=0, points=0, parts=PARTS, mean_face=0, wide=7, STEPS=9,
+        BATCH_SIZE=1, LEARNING_RATE=1, EVERY=1, train_points=train_points,
+        new_network=lambda kind, seed, mean_face, width: (kind, seed, width))
+    assert all(rows == [0, 1, 2, 3, 4, 5] and val == [6, 7, 8] for _, rows, val, *_ in asked)
+    for (kind, _, seed), network in found["networks"].items():
+        assert network == (kind, seed, 7)
+    expected = {(kind, change, seed) for kind in ("coordinates", "heat maps") for change in ("as stored", "augmented")
+                for seed in (3, 4)}
+    assert set(found["networks"]) == expected == set(
+        found["history"][["kind", "change", "seed"]].itertuples(index=False, name=None))
+    rows = found["history"].to_dict("records")
+    assert all((call[4] == "a change") == (row["change"] == "augmented") and call[3] == row["seed"]
+               for call, row in zip(asked, rows, strict=True))
+
+
+LAST = pd.Series({(kind, change, seed): base + seed for (kind, change), base in {
+    ("coordinates", "as stored"): 30.0, ("coordinates", "augmented"): 18.0, ("heat maps", "as stored"): 29.0,
+    ("heat maps", "augmented"): 15.0}.items() for seed in (0, 1)}).rename_axis(["kind", "change", "seed"])
+
+
+def test_differences_are_what_their_names_say():
+    pairs = run_cell(NOTEBOOK, "pairs = {", last=LAST, means=LAST.groupby(["kind", "change"]).mean(), SEEDS=(0, 1),
+                     costs={"coordinates": 0, "heat maps": 0}, changes={"as stored": 0, "augmented": 0})["pairs"]
+    assert {name: difference.tolist() for name, difference in pairs.items()} == {
+        "heat maps minus coordinates, augmented": [-3, -3], "augmented minus as stored, coordinates": [-12, -12],
+        "augmented minus as stored, heat maps": [-14, -14]}
+
+
+def test_test_errors_are_of_test_faces_of_the_best_change_and_of_each_region():
+    """Network k errs at point p by k (p + 1) / 100."""
+    def locate(network, images, rows):
+        assert rows.tolist() == [9, 10, 11]
+        return network
+
+    networks = {(kind, change, seed): (1 + (kind == "coordinates")) * (1 if change == "augmented" else 9)
+                for kind, change, seed in LAST.index}
+    found = run_cell(
+        NOTEBOOK, "best_kind, best_change = means", means=LAST.groupby(["kind", "change"]).mean(), parts=PARTS,
+        costs={"coordinates": 0, "heat maps": 0}, networks=networks, SEEDS=(0, 1), images=None,
+        points=numbered_points(), mean_face=torch.zeros(68, 2), REGIONS=lesson.REGIONS, locate=locate,
+        nme=lambda k, points: (k if isinstance(k, int) else 5) * (torch.arange(68.0)[None] + 1).expand(3, -1) / 100)
+    assert (found["best_kind"], found["best_change"]) == ("heat maps", "augmented")
+    for name, k in (("heat maps", 1), ("coordinates", 2), ("mean face", 5)):
+        for region, (first, last) in {"all": (0, 68), "jaw": (0, 17), "eyes": (36, 48), "mouth": (48, 68)}.items():
+            expected = k * np.arange(first + 1, last + 1).mean()
+            assert found["by_region"].loc[region, name] == pytest.approx(expected, rel=1e-5)
+
+
+def test_pck_rises_from_none_to_all():
+    errors = {"heat maps": torch.full((1, 2, 68), 0.1), "coordinates": torch.full((1, 2, 68), 0.2),
+              "mean face": torch.full((1, 2, 68), 0.9)}
+    table = pd.DataFrame({name: {"all": 1.0, "jaw": 2.0, "eyes": 3.0} for name in errors})
+    found = run_cell(NOTEBOOK, "pck = {name", errors=errors, by_region=table)
+    lines = {line.get_label(): line.get_xydata() for line in found["axes"][0].lines}
+    for name, step in (("heat maps", 10), ("coordinates", 20), ("mean face", 41)):
+        assert [y for x, y in lines[name]] == [float(x > step + 0.1) for x, y in lines[name]]
+
+
+def test_results_are_taken_from_where_they_belong():
+    errors = {"heat maps": torch.stack([torch.full((2, 68), 0.05), torch.full((2, 68), 0.15)])}
+    table = pd.DataFrame({"heat maps": {"all": 10.0, "eyes": 1.0}, "coordinates": {"all": 12.0, "eyes": 2.0}})
+    pairs = {name: pd.Series([value]) for name, value in (
+        ("heat maps minus coordinates, augmented", -3.0), ("augmented minus as stored, coordinates", -12.0),
+        ("augmented minus as stored, heat maps", -14.0))}
+    found = run_cell(NOTEBOOK, '"test_pck_10_percent"', by_region=table, best_kind="heat maps", errors=errors,
+                     SEEDS=(0, 1), mean_nme=30.0, pairs=pairs, table=range(7))["results"]
+    assert found == pytest.approx({
+        "test_nme_percent": 10, "test_nme_std_points": 100 * 0.1 / 2**0.5, "test_nme_other_kind_percent": 12,
+        "mean_face_nme_percent": 30, "heat_maps_minus_coordinates_points": -3, "augmentation_coordinates_points": -12,
+        "augmentation_heat_maps_points": -14, "test_pck_10_percent": 50, "frames": 7}, rel=1e-5)

@@ -15,6 +15,7 @@ from scipy.stats import linregress, pearsonr
 from torch import nn
 from torchvision.models import ResNet18_Weights, resnet18
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.notebooks import ROOT, read
 
@@ -24,7 +25,7 @@ lesson = definitions(
     NOTEBOOK, "BasicBlock", "new_resnet", "new_resnet18_trunk", "with_head", "load_breeds", "photo_inputs", "train",
     "evaluate", "compute_logits", "train_copy", "choose_rate", "sum_groups", "breed_and_species", "majority_percent",
     "similar_pairs", "without_twins", "fresh_statistics", "variance_ratios", "train_and_test", "compute_features",
-    "train_head", "head_and_test", "frozen_features", "points_per_doubling", "slopes", "amount_for",
+    "train_head", "head_and_test", "frozen_features", "points_per_doubling", "slopes", "amount_for", "in_words",
     "assert_same_network", "Rescale", "on_imagenet_colors", "draw_budgets", "draw_ratios", "draw_methods")
 quiet = settings(deadline=None, max_examples=40)
 
@@ -380,6 +381,12 @@ def test_amounts_by_hand():
     assert lesson.amount_for(55, amounts, [50.0, 60.0, 40.0]) == pytest.approx(60)  # the first time
 
 
+def test_amounts_are_no_more_exact_than_the_curve():
+    say = lesson.in_words
+    assert say(30.0, (30, 120)) == "at most 30" and say(30.4, (30, 120)) == "30" and say(120.0, (30, 120)) == "120"
+    assert say(math.inf, (30, 1200)) == "more than 1,200" and say(30.0, (30,)) == "at most 30"
+
+
 @quiet
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=5, unique=True), st.floats(0, 100))
 def test_amounts_invert_a_rising_curve(accuracies, target):
@@ -429,6 +436,104 @@ def test_the_budgets_show_each_kind_of_statistics_against_steps(shown):
 def test_the_ratios_are_bars_in_order(shown):
     lesson.draw_ratios([3.0, 1.0, 0.5], "a title")
     assert [bar.get_height() for bar in shown[0].patches] == [3.0, 1.0, 0.5]
+
+
+# ---- which photos go where, and what prices and results say
+
+
+def curve(methods, column="photos", amounts=(20, 80)):
+    """Runs of two seeds: the accuracy is a start plus two points a doubling; the species is 90, minus the seed."""
+    return pd.DataFrame([{"method": method, column: n, "seed": seed, "accuracy %": start + 2 * np.log2(n) + seed,
+                          "species %": 90.0 - seed, "seconds": start}
+                         for method, start in methods.items() for n in amounts for seed in (0, 2)])
+
+
+def test_photos_are_for_training_or_for_choices():
+    data = {part: (torch.arange(n), torch.arange(n) % 3, torch.arange(n) % 2) for part, n in
+            (("trainval", 40), ("test", 20))}
+    found = run_cell(NOTEBOOK, "pool = torch.tensor(sorted", BREEDS=("a", "b"), SIDE=8, device=CPU, VALIDATION=10,
+                     load_breeds=lambda part, *_: data[part],
+                     draw_photos=lambda n, size, seed: torch.randperm(n)[:size])
+    assert sorted([*found["pool"].tolist(), *found["val"].tolist()]) == list(range(40)) and len(found["val"]) == 10
+    assert found["images"] is data["trainval"][0] and found["test_images"] is data["test"][0]
+
+
+def test_the_price_list_has_both_axes_and_says_at_most(capsys):
+    means = pd.DataFrame({20: [50.0, 30], 80: [60.0, 45]}, index=["from scratch", "frozen random"])
+    budget = curve({"from scratch": 10.0}, "steps", (5, 10)).assign(photos=80)
+    found = run_cell(NOTEBOOK, 'time_slopes = slopes(', slopes=lesson.slopes, budget_runs=budget, means=means,
+                     SIZES=(20, 80), amount_for=lesson.amount_for, in_words=lesson.in_words,
+                     curve=curve({"from scratch": 10.0}), photo_slopes=[1.0, 3.0])
+    assert found["time_slopes"] == pytest.approx([2, 2])
+    assert found["price"].loc["a doubling of the photos"].tolist() == pytest.approx([2, 1.4])
+    assert "reach with 80 photos, scratch reaches with at most 20\n" in capsys.readouterr().out
+
+
+def test_large_photos_are_those_of_the_small_ones_and_the_wrong_colors_are_only_in_the_test():
+    found = {part: tuple(torch.arange(n) + first for first in (0, 1000)) + (None,) for part, n in
+             (("trainval", 40), ("test", 20))}
+    pool, val = torch.tensor([5, 7, 9]), torch.tensor([4, 6])
+    large = run_cell(NOTEBOOK, "large_val = tuple(", BREEDS=(), LARGE_SIDE=8, device=CPU, pool=pool, val=val,
+                     settings={}, augment=None, load_breeds=lambda part, *_: found[part])
+    assert [part.tolist() for part in large["large"]["train"]] == [[5, 7, 9], [1005, 1007, 1009]]
+    assert [part.tolist() for part in large["large_val"]] == [[4, 6], [1004, 1006]]
+    assert large["large"]["test"][0] is found["test"][0] and large["large"]["test"][1] is found["test"][1]
+    photos = torch.tensor([10.0, 20, 30])[None, :, None, None].expand(4, 3, 2, 2)
+    heads = []
+    colors = run_cell(
+        NOTEBOOK, "bgr_z = z |", on_imagenet_colors=lambda trunk: nn.Identity(), pretrained=None, device=CPU,
+        large={"train": (photos, 0), "test": (photos, 1)}, frozen_features=lambda trunk, data: {
+            part: images[:, :, 0, 0] for part, (images, _) in data.items()}, draw_photos=lesson.draw_photos,
+        pool=pool, SIZES=(2, 3), SEEDS=(0,), settings={}, head_and_test=lambda z, rows, seed, data, settings:
+            heads.append((z["train"][0].tolist(), z["test"][0].tolist())) or {"accuracy %": z["test"][0, 0].item()})
+    assert heads == [([10, 20, 30], [10, 20, 30]), ([10, 20, 30], [30, 20, 10])]
+    assert colors["colors"] == {"red, green, blue": 10, "blue, green, red": 30}
+
+
+def test_draw_photos_is_used_for_every_size_with_its_seed():
+    """The large curve: the same rows for all methods, each method from its own start and with its own rate."""
+    asked = []
+    found = run_cell(
+        NOTEBOOK, "large_curve = pd.DataFrame", SEEDS=(0, 2), SIZES=(2, 3), STEPS=(5, 9), pool=torch.arange(10),
+        device=CPU, starts={"from scratch": None, "fine-tuned": "learned"}, settings={}, large="data", z="z",
+        on_imagenet_colors=lambda trunk: trunk, new_resnet18_trunk=lambda seed: f"random {seed}",
+        rates={"from scratch": 0.1, "fine-tuned": 0.01}, draw_photos=lesson.draw_photos,
+        head_and_test=lambda z, rows, seed, data, settings: {"rows": rows.tolist(), "seed": seed},
+        train_and_test=lambda start, rows, steps, rate, seed, data, settings: asked.append((start, steps, rate)) or {
+            "rows": rows.tolist(), "seed": seed})["large_curve"]
+    for _, some in found.groupby([found["seed"], found["rows"].map(len)]):
+        assert len(some) == 3 and some["rows"].map(tuple).nunique() == 1
+        assert set(some["method"]) == {"from scratch", "frozen", "fine-tuned"}
+    assert asked == [call for seed in (0, 2) for _ in (2, 3)
+                     for call in ((f"random {seed}", 9, 0.1), ("learned", 9, 0.01))]
+
+
+def test_results_are_taken_from_where_they_belong():
+    means = pd.DataFrame({20: [50.0, 30], 80: [60.0, 45]}, index=["from scratch", "frozen random"])
+    best = curve({"from scratch": 50.0}, amounts=(80,))
+    found = run_cell(
+        NOTEBOOK, '"scratch_learning_rate"', means=means, SIZES=(20, 80), STEPS=(5, 9), repair={5: 16.0, 9: 1.0},
+        best=best, baselines=(33.0, 66.0), photo_slopes=[1.0, 3.0], time_slopes=[4.0, 6.0], scratch_rate=0.01,
+        same_as_random=20.0, ratios=[1.9, 1.0], pairs=range(4), largest=1e-12)["results"]
+    accuracy = 50 + 2 * np.log2(80) + 1
+    assert found == pytest.approx({
+        "scratch_20_breed_percent": 50, "scratch_80_breed_percent": 60, "frozen_random_20_breed_percent": 30,
+        "frozen_random_80_breed_percent": 45, "fresh_statistics_after_5_steps_points": 16,
+        "fresh_statistics_after_9_steps_points": 1, "scratch_breed_percent": accuracy,
+        "scratch_breed_std": 2**0.5, "breed_baseline_percent": 33, "scratch_species_percent": 89,
+        "species_baseline_percent": 66, "points_per_doubling_of_photos": 2, "points_per_doubling_of_steps": 5,
+        "scratch_learning_rate": 0.01, "photos_worth_frozen_random": 20, "first_variance_too_large_times": 1.9,
+        "pairs_on_two_sides": 4, "photos": 80, "difference_to_torchvision": 1e-12})
+    most = pd.DataFrame({"accuracy %": [70.0, 80], "species %": [97.0, 99]}, index=["frozen", "fine-tuned"])
+    found = run_cell(
+        NOTEBOOK, '"large_frozen_bgr_percent"', results={"kept": 1.0}, most=most, worth={"frozen": 40.0},
+        large_means=pd.DataFrame({20: [70.0, 75], 80: [80.0, 85]}, index=["frozen", "fine-tuned"]),
+        colors={"red, green, blue": 90.0, "blue, green, red": 60.0})["results"]
+    assert found == {
+        "kept": 1, "large_frozen_20_breed_percent": 70, "large_frozen_80_breed_percent": 80,
+        "large_fine_tuned_20_breed_percent": 75, "large_fine_tuned_80_breed_percent": 85,
+        "large_frozen_species_percent": 97, "large_fine_tuned_species_percent": 99, "large_frozen_worth_photos": 40,
+        "large_frozen_bgr_percent": 60}
 
 
 def test_stored_results_fit_together():

@@ -1,21 +1,26 @@
 """What Implementing_VGG16_for_image_classification.ipynb defines: trunks, frozen features and heads, the curve."""
 import copy
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pandas
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from torchvision.models import VGG16_Weights, vgg
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter05/Implementing_VGG16_for_image_classification.ipynb"
 CPU = torch.device("cpu")
 lesson = definitions(
     NOTEBOOK, "new_trunk", "with_head", "draw_photos", "compute_features", "train_head", "Frozen", "trunk_changes",
-    "learning_curve", "small_trunks", "paired_statistics", "Rescale", "photo_inputs", "evaluate",
-    CONFIGURATION="4 M 8 M 8 M", SCRATCH_RATE=5e-3, TUNING_RATE=2e-3)
+    "learning_curve", "small_trunks", "paired_statistics", "Rescale", "photo_inputs", "evaluate", "load_imagenette",
+    "load_pets", "vgg16_trunk", "large_trunks", "draw_curve", CONFIGURATION="4 M 8 M 8 M", SCRATCH_RATE=5e-3,
+    TUNING_RATE=2e-3)
 
 
 def photos(n, seed=0):
@@ -166,3 +171,152 @@ def test_gains_are_paired_by_seed_and_positive_where_scratch_is_worse():
         assert (stats[name]["mean"].tolist(), stats[name]["std"].tolist()) == (mean, std)
     one = lesson.paired_statistics(pandas.DataFrame([row for row in rows if row["seed"] == 1]))
     assert one["frozen"]["std"].tolist() == [0, 0]  # one seed: no deviation, and no NaN
+
+
+# --- which photos go where, and what figures and results say
+
+
+class Numbered:
+    """Stands for Imagenette or the pets: photo k is red by k and blue by 200, its label follows from k."""
+
+    classes = (("tench", "a fish"), ("church", ""), ("parachute", ""))
+    start = {"train": 0, "val": 60, "trainval": 0, "test": 60}
+
+    def __init__(self, root, part, size=None, download=False, transform=None):
+        self.transform, self.first = transform, self.start[part]
+
+    def __len__(self):
+        return 21
+
+    def __getitem__(self, k):
+        if k >= len(self):
+            raise IndexError
+        number = self.first + k
+        return self.transform(Image.new("RGB", (30, 20), (number, 0, 200))), number * 2 % 3
+
+
+def test_photos_of_imagenette_keep_their_colors_and_labels_and_stand_in_one_part(monkeypatch):
+    monkeypatch.setitem(lesson.load_imagenette.__globals__, "Imagenette", Numbered)
+    data, names = lesson.load_imagenette(8, CPU)
+    assert names == ["tench", "church", "parachute"]
+    numbers = {}
+    for part, (images, labels) in data.items():
+        assert images.shape[1:] == (3, 8, 8) and images.dtype == torch.uint8 and (images[:, 2] == 200).all()
+        numbers[part] = images[:, 0, 4, 4].long()
+        assert torch.equal(numbers[part] * 2 % 3, labels), "labels of other photos"
+    assert numbers["train"].tolist() == list(range(21))
+    assert sorted(torch.cat([numbers["val"], numbers["test"]]).tolist()) == list(range(60, 81))
+
+
+def test_pets_keep_their_colors_and_labels(monkeypatch):
+    monkeypatch.setitem(lesson.load_pets.__globals__, "OxfordIIITPet", Numbered)
+    images, labels, _ = lesson.load_pets("test", 8, CPU)
+    numbers = images[:, 0, 4, 4].long()
+    assert (images[:, 2] == 200).all() and torch.equal(numbers * 2 % 3, labels) and numbers[0] == 60
+
+
+def test_the_large_trunk_sees_what_its_weights_expect(monkeypatch):
+    """Colors as by the weights' own transforms, in this order; and weights only where the method has them."""
+    asked = []
+    monkeypatch.setitem(lesson.vgg16_trunk.__globals__, "vgg16",
+                        lambda weights: asked.append(weights) or SimpleNamespace(features=nn.Identity()))
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    images[0, 1:] = 0
+    expected = VGG16_Weights.IMAGENET1K_V1.transforms(crop_size=16, resize_size=16)(images).mean(dim=(2, 3))
+    torch.testing.assert_close(lesson.vgg16_trunk(None)(lesson.photo_inputs(images)), expected, rtol=1e-4, atol=1e-5)
+    asked.clear()
+    assert [method for method, *_ in lesson.large_trunks(0)] == ["from scratch", "frozen", "fine-tuned"]
+    assert asked == [None, VGG16_Weights.IMAGENET1K_V1]
+
+
+def test_the_first_result_is_of_held_out_photos_and_its_baseline_of_training_labels():
+    data = {"train": (torch.arange(60), torch.tensor([2] * 40 + [1] * 20))}
+    held_out = torch.arange(100, 110), torch.tensor([1] * 7 + [2] * 3)
+    trained = []
+
+    def train(model, images, labels, steps, batch_size, rate, seed, change):
+        trained.append((images.tolist(), labels.tolist(), rate))
+        model["rate"] = rate
+
+    def evaluate(model, images, labels):
+        assert images is held_out[0] and labels is held_out[1]
+        return 0.0, 10 * model["rate"]
+
+    found = run_cell(
+        NOTEBOOK, "most_frequent = (", SIZES=(5, 20, 40), SEEDS=(3, 4), SCRATCH_RATE=0.01, TUNING_RATE=0.02, STEPS=1,
+        BATCH_SIZE=1, CONFIGURATION="", data=data, held_out=held_out, classes=["a", "b", "c"], channels=8, change=None,
+        device=CPU, pretrained="learned", new_trunk=lambda configuration, seed: "random", train=train,
+        draw_photos=lesson.draw_photos, evaluate=evaluate, with_head=lambda trunk, *_: {"trunk": trunk})
+    assert found["most_frequent"] == pytest.approx(0.3), "the most frequent class of the training photos"
+    rows = lesson.draw_photos(60, 20, 3)
+    assert [call[:2] for call in trained] == 2 * [(rows.tolist(), data["train"][1][rows].tolist())]
+    assert found["first"] == {"from scratch": 0.1, "pretrained": 0.2} and found["model"]["trunk"] == "learned"
+
+
+def test_frozen_features_are_of_the_photos_that_their_names_say():
+    names = {"train_head": lambda *_: lambda z: torch.eye(3)[[0, 1, 1]], "rows": torch.tensor([0]), "some": [0, 0],
+             "classes": [], "HEAD_STEPS": 1, "HEAD_RATE": 1, "HEAD_DECAY": 1, "SEEDS": (0,), "device": CPU,
+             "compute_features": lambda trunk, images: images + 0.5}
+    held_out = torch.arange(7.0, 10), torch.tensor([0, 1, 2])
+    found = run_cell(NOTEBOOK, 'z = {"train": compute_features', pretrained=None, held_out=held_out,
+                     data={"train": (torch.arange(4.0), torch.arange(4))}, **names)
+    assert found["z"]["train"].tolist() == [0.5, 1.5, 2.5, 3.5] and found["z"]["held out"].tolist() == [7.5, 8.5, 9.5]
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    given = []
+    found = run_cell(
+        NOTEBOOK, "pet_z = {part: compute_features", pets=[torch.arange(4.0), "breeds"], breeds=["pug"], settings={},
+        pets_held_out=[torch.arange(7.0, 10), "others"], PET_STEPS=1, PET_SIZES=(1,), PET_SEEDS=(0,), device=CPU,
+        vgg16_trunk=lambda weights: nn.Identity(), large_trunks=None, learning_curve=lambda *a: given.extend(a),
+        compute_features=names["compute_features"])
+    assert found["pet_z"]["train"].tolist() == [0.5, 1.5, 2.5, 3.5]
+    assert found["pet_z"]["held out"].tolist() == [7.5, 8.5, 9.5]
+    assert given[2][1] == "breeds" and given[3][1] == "others" and given[1] is found["pet_z"]
+
+
+def curve_table():
+    """Accuracies by method, photos and seed: from scratch 10 + n, frozen 20 + n, fine-tuned 30 + 2 n, plus the seed."""
+    return pandas.DataFrame([
+        {"method": method, "photos": n, "seed": seed, "accuracy %": start + factor * n + seed, "seconds": 1.0}
+        for method, start, factor in (("from scratch", 10, 1), ("frozen", 20, 1), ("fine-tuned", 30, 2))
+        for n in (5, 20) for seed in (0, 2)])
+
+
+def test_the_curve_is_drawn_as_its_title_says(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    stats = lesson.paired_statistics(curve_table())
+    lesson.draw_curve(stats, "a title", 33.0)
+    ax = plt.gca()
+    drawn = {bars.get_label(): bars[0].get_xydata().T.tolist() for bars in ax.containers}
+    assert drawn == {"from scratch": [[5, 20], [16, 31]], "frozen": [[5, 20], [26, 41]],
+                     "fine-tuned": [[5, 20], [41, 71]]}
+    assert [line.get_ydata()[0] for line in ax.lines[-2:]] == [31, 33]
+    plt.close("all")
+    given = []
+    run_cell(NOTEBOOK, "draw_curve(stats, f", stats=stats, SIZES=(5, 20), most_frequent=0.25,
+             draw_curve=lambda *arguments: given.extend(arguments))
+    assert given[1] == "With 20 photos fine-tuning gains +40.0 points over scratch, with 5 photos +25.0"
+    assert given[0] is stats and given[2] == 25
+    run_cell(NOTEBOOK, "draw_curve(pet_stats, f", PET_SIZES=(5, 20), paired_statistics=lesson.paired_statistics,
+             pet_curve=curve_table(), pets=[0, torch.tensor([1, 1, 0])], pets_held_out=[0, torch.tensor([1, 0, 0, 0])],
+             draw_curve=lambda *arguments: given.extend(arguments))
+    assert given[4] == "With 5 photos: frozen 26 %, from scratch 16 %" and given[5] == 25
+
+
+def test_results_are_taken_from_where_they_belong():
+    stats = lesson.paired_statistics(curve_table())
+    source = {"train": ("photos", "labels"), "test": ("other photos", "their labels")}
+    found = run_cell(
+        NOTEBOOK, '"teacher_test_percent"', stats=stats, SIZES=(5, 20), most=20, most_frequent=0.25, teacher=None,
+        gain=stats["gain of fine-tuning"]["mean"], source=source,
+        evaluate=lambda model, *part: (0.0, {"photos": 0.9, "other photos": 0.6}[part[0]]))["results"]
+    expected = {"from_scratch_5_percent": 16, "from_scratch_20_percent": 31, "frozen_5_percent": 26,
+                "frozen_20_percent": 41, "fine_tuned_5_percent": 41, "fine_tuned_20_percent": 71,
+                "gain_most_photos_points": 40, "gain_few_photos_points": 25, "most_frequent_class_percent": 25,
+                "most_photos": 20, "teacher_test_percent": 60}
+    assert found == pytest.approx(expected)
+    found = run_cell(NOTEBOOK, '"pets_most_frequent_class_percent"', results={"kept": 1.0}, pet_stats=stats,
+                     PET_SIZES=(5, 20), pet_baseline=4.0)["results"]
+    expected = {"kept": 1, "pets_most_frequent_class_percent": 4, "pets_frozen_most_photos_percent": 41}
+    for name, values in (("from_scratch", (16, 31)), ("frozen", (26, 41)), ("fine_tuned", (41, 71))):
+        expected |= {f"pets_{name}_{n}_percent": value for n, value in zip((5, 20), values)}
+    assert found == pytest.approx(expected)

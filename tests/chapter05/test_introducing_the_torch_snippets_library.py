@@ -3,6 +3,7 @@ import json
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import nn
 from torch_snippets import BB, Glob, Report, read, stem
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter05/Introducing_the_torch_snippets_library.ipynb"
@@ -79,3 +81,34 @@ def test_loss_and_accuracy_are_of_evaluation_mode():
 
 def test_the_origin_of_a_name():
     assert lesson.origin(json) == "json" and lesson.origin("cpu") == "'cpu'" and lesson.origin(json.loads) == "json"
+
+
+# ---- what figures and results say
+
+
+def test_both_panels_show_the_losses():
+    report, rows = Report(3), []
+    for epoch in range(3):
+        rows.append({"epoch": epoch + 1, "trn_loss": 1.0 / (epoch + 1), "val_loss": 2.0 / (epoch + 1), "val_acc": 0.5})
+        report.record(epoch + 1, **{name: rows[-1][name] for name in ("trn_loss", "val_loss", "val_acc")}, end="\r")
+    history = pd.DataFrame(rows).set_index("epoch")
+    axes = run_cell(NOTEBOOK, "report.plot(", report=report, history=history, get_ipython=lambda: Silent())["axes"]
+    expected = [[1, 1 / 2, 1 / 3], [2, 1, 2 / 3]]
+    for ax in axes:
+        assert sorted([round(y, 9) for y in line.get_ydata()] for line in ax.lines) == [
+            [round(y, 9) for y in values] for values in expected]
+
+
+class Silent:
+    """Takes a magic and does nothing."""
+
+    def run_line_magic(self, *arguments):
+        return None
+
+
+def test_results_are_taken_from_where_they_belong():
+    history = pd.DataFrame({"val_acc": [0.5, 0.75]})
+    found = run_cell(NOTEBOOK, '"names_added_to_builtins"', exported=range(100), hidden=["format"], planted=range(3),
+                     overlap=0.25, history=history, most_frequent=0.1)["results"]
+    assert found == {"public_names": 100, "python_names_replaced": 1, "names_added_to_builtins": 3,
+                     "remap_overlap_iou": 0.25, "val_accuracy": 0.75, "most_frequent_class_accuracy": 0.1}

@@ -1,12 +1,15 @@
 """What Resnet_block_architecture.ipynb defines: blocks and networks beside torchvision's, training, gradients, cuts."""
 import copy
 
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet, resnet18
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter05/Resnet_block_architecture.ipynb"
@@ -14,7 +17,7 @@ CPU = torch.device("cpu")
 lesson = definitions(
     NOTEBOOK, "BasicBlock", "Bottleneck", "new_resnet", "small_network", "correction_sizes", "block_gradient_lengths",
     "cut_along_gradient", "blocks_of", "load_cifar10", "train_sgd", "evaluate", "photo_inputs", "assert_same_network",
-    "million_multiplications", WIDTH=4)
+    "million_multiplications", "draw_depths", "draw_cuts", WIDTH=4)
 
 
 def theirs(kind, inputs, channels, stride):
@@ -184,7 +187,7 @@ def test_loading_keeps_labels_with_their_photos_and_takes_at_most_so_many(monkey
 
     def load(name, split, revision):
         n, mode = (30, "RGB") if split == "train" else (12, "L")
-        pictures = [Pillow.new(mode, (32, 32), (k,) * 3 if mode == "RGB" else k) for k in range(n)]
+        pictures = [Pillow.new(mode, (32, 32), (k, k, k + 100) if mode == "RGB" else k) for k in range(n)]
         return Dataset.from_dict({"img": pictures, "label": [k * 7 % 10 for k in range(n)]}, features=features)
 
     monkeypatch.setitem(lesson.load_cifar10.__globals__, "load_dataset", load)
@@ -192,6 +195,97 @@ def test_loading_keeps_labels_with_their_photos_and_takes_at_most_so_many(monkey
     assert found == names and [len(images) for images, _ in data.values()] == [20, 12]
     for images, labels in data.values():
         assert images.dtype == torch.uint8 and images.shape[1:] == (3, 32, 32)
-        assert (images == images[:, :1, :1, :1]).all()
+        assert (images == images[:, :, :1, :1]).all()
         numbers = images[:, 0, 0, 0].long()
+        assert (images[:, 2] == (images[:, 0] + 100 if len(images) == 20 else images[:, 0])[:, :1, :1]).all()
         assert torch.equal(labels, numbers * 7 % 10) and len(numbers.unique()) == len(numbers)
+
+
+# ---- what tables, figures and results say
+
+
+KINDS = {"plain": False, "residual": True}
+
+
+def runs():
+    """Runs of two depths, both kinds and two seeds: the loss is 0.1 per layer, with skips half of it."""
+    return pd.DataFrame([
+        {"kind": kind, "depth": depth, "seed": seed, "training loss": 0.1 * depth / (1 + skip) + 0.02 * seed,
+         "test accuracy %": 90.0 - depth + 5 * skip + seed}
+        for depth in (8, 32) for kind, skip in KINDS.items() for seed in (0, 1)])
+
+
+def test_every_network_is_measured_on_both_sets():
+    networks = {(kind, depth, seed): (kind, depth, seed) for kind in KINDS for depth in (8, 32) for seed in (0, 1)}
+    found = run_cell(NOTEBOOK, "runs = pd.DataFrame", networks=networks, data={"train": ("train",), "test": ("test",)},
+                     evaluate=lambda network, part: {"train": (network[1] / 10, 0.9), "test": (7.0, network[1] / 100)}[
+                         part])["runs"]
+    assert found["training loss"].tolist() == [key[1] / 10 for key in networks]
+    assert found["test accuracy %"].tolist() == [key[1] for key in networks]
+    assert list(found[["kind", "depth", "seed"]].itertuples(index=False, name=None)) == list(networks)
+
+
+def table():
+    return runs().groupby(["depth", "kind"])[["training loss", "test accuracy %"]].agg(["mean", "std"])
+
+
+def test_the_gap_is_what_the_skips_save():
+    losses = {(kind, depth, seed): torch.full((20,), float(seed))
+              for kind in KINDS for depth in (8, 32) for seed in (0, 1)}
+    drawn = []
+    found = run_cell(NOTEBOOK, "gap = {depth", DEPTHS=(8, 32), SEEDS=(0, 1), kinds=KINDS, losses=losses, table=table(),
+                     draw_depths=lambda *arguments: drawn.extend(arguments))
+    assert found["gap"] == pytest.approx({8: 0.4, 32: 1.6}) and found["curves"]["plain"].tolist() == [0.5] * 20
+    assert drawn[2] == "Skips lower the training loss by 0.40 with 8 layers, by 1.60 with 32"
+
+
+def test_depths_are_drawn_on_their_axes(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    lesson.draw_depths(table(), {"plain": torch.arange(20.0), "residual": torch.zeros(20)}, "a title")
+    axes = plt.gcf().axes
+    for ax, name in zip(axes, ("training loss", "test accuracy %")):
+        assert name.split()[1] in ax.get_ylabel()
+        for bars, kind in zip(ax.containers, KINDS):
+            expected = table()[name]["mean"].xs(kind, level="kind").tolist()
+            assert bars[0].get_ydata().tolist() == pytest.approx(expected)
+    assert axes[2].lines[0].get_xydata().tolist() == [[5, 4.5], [10, 9.5], [15, 14.5]]
+    plt.close("all")
+
+
+def test_growth_and_drops_are_what_their_names_say():
+    drawn, lengths = [], {"plain": [8.0, 4, 2], "residual": [3.0, 2, 1]}
+    found = run_cell(
+        NOTEBOOK, "growth = {kind", data={"train": (range(9), range(9))}, CUT_PHOTOS=4, kinds=KINDS, SEEDS=(0, 1),
+        DEEPEST=56, device=CPU, small_network=lambda depth, skip, seed, device: "residual" if skip else "plain",
+        block_gradient_lengths=lambda kind, *_: torch.tensor(lengths[kind]),
+        draw_gradients=lambda *arguments: drawn.extend(arguments))
+    assert found["growth"] == {"plain": 4, "residual": 3} and len(found["cut_data"][0]) == 4
+    assert drawn[1] == "On the way to the first block the gradient grows 4-fold without skips, 3-fold with them"
+    found = run_cell(
+        NOTEBOOK, "drops = pd.DataFrame", DEPTHS=(8, 20, 32), DEEPEST=56, kinds=KINDS, SEEDS=(0, 1), device=CPU,
+        cut_data=(), DISTANCES=(0, 1, 2), small_network=lambda depth, skip, seed, device: depth + skip,
+        cut_along_gradient=lambda size, distances: (torch.tensor([2.0, 2 - size / 100, 9.0]), size))
+    drops = found["drops"].groupby(["depth", "kind"])["largest drop of the loss"].mean()
+    assert drops.to_dict() == pytest.approx({(8, "plain"): 0.08, (8, "residual"): 0.09, (20, "plain"): 0.2,
+                                             (20, "residual"): 0.21, (56, "plain"): 0.56, (56, "residual"): 0.57})
+
+
+def test_the_check_demands_that_skips_help_and_results_are_taken_from_where_they_belong():
+    data = {"train": (0, torch.tensor([1, 1, 2])), "test": (0, torch.tensor([1, 2, 2, 3]))}
+    names = {"data": data, "runs": runs(), "gap": {8: 0.4, 32: 1.6}, "deep": 32, "REQUIRED_GAP": 0.15}
+    found = run_cell(NOTEBOOK, "most_frequent = data", **names)
+    assert found["baseline"] == 25
+    with pytest.raises(AssertionError):
+        run_cell(NOTEBOOK, "most_frequent = data", **names | {"gap": {8: 0.4, 32: 0.1}})
+    best = pd.Series({(56, "plain"): 0.1, (56, "residual"): 0.3})
+    results = run_cell(
+        NOTEBOOK, '"deepest_plain_percent"', accuracy=found["accuracy"], gap=names["gap"], DEEPEST=56, best=best,
+        growth={"plain": 4.0, "residual": 3.0}, kinds=KINDS, baseline=25.0, deep=32,
+        differences={"resnet18": 1e-9, "resnet50": 2e-9})["results"]
+    assert results == pytest.approx({
+        "plain_8_test_accuracy_percent": 82.5, "residual_8_test_accuracy_percent": 87.5,
+        "plain_32_test_accuracy_percent": 58.5, "residual_32_test_accuracy_percent": 63.5,
+        "gap_training_loss_8": 0.4, "gap_training_loss_32": 1.6, "gradient_growth_plain": 4,
+        "gradient_growth_residual": 3, "cut_drop_plain": 0.1, "cut_drop_residual": 0.3,
+        "most_frequent_class_percent": 25, "deepest_gap_training_loss": 1.6, "deepest_plain_percent": 58.5,
+        "deepest_residual_percent": 63.5, "largest_difference_to_torchvision": 2e-9})

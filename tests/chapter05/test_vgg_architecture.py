@@ -1,10 +1,14 @@
 """What VGG_architecture.ipynb defines: networks and costs beside torchvision's, receptive fields, top answers."""
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torchvision import models
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter05/VGG_architecture.ipynb"
@@ -94,3 +98,77 @@ def test_top_answers_are_sorted_probabilities():
     probabilities, numbers = lesson.top_answers(model, photo, lambda image: image.float() / 100, 2)
     assert numbers.tolist() == [1, 2]
     torch.testing.assert_close(probabilities, torch.tensor([0.1, 2.0, 0.9]).softmax(0)[[1, 2]])
+
+
+# --- what figures, tables and results say
+
+
+def drawn_costs():
+    """The cell with the first figure, run for VGG-16 at 64 pixels."""
+    return run_cell(NOTEBOOK, "shares = costs.groupby(is_linear)", SIDE=64, layer_costs=lesson.layer_costs,
+                    CONFIGURATIONS=lesson.CONFIGURATIONS)
+
+
+def test_bars_are_those_of_their_axes_and_the_linear_layers_stand_out():
+    found = drawn_costs()
+    for ax, name, unit in zip(found["axes"], ("weights", "multiplications"), (1e6, 1e9)):
+        assert name in ax.get_ylabel()
+        np.testing.assert_allclose([bar.get_height() for bar in ax.patches], found["costs"][name] / unit)
+        colors = [bar.get_facecolor() for bar in ax.patches]
+        assert set(colors[:13]) != set(colors[13:]) and len(set(colors[:13])) == len(set(colors[13:])) == 1
+        assert colors[-1][0] > colors[-1][2], "the label says: orange is linear"
+    assert found["shares"].loc[True, "weights"] > 0.8 > 0.2 > found["shares"].loc[True, "multiplications"]
+    share = found["shares"].loc[True, "weights"]
+    assert found["fig"].get_suptitle().startswith(f"VGG-16: linear layers hold {share:.0%} of the weights")
+
+
+def test_stages_end_with_their_pooling():
+    costs = drawn_costs()
+    found = run_cell(NOTEBOOK, "stage_of = [", CONFIGURATIONS=lesson.CONFIGURATIONS, costs=costs["costs"],
+                     is_linear=costs["is_linear"])["by_stage"]
+    assert found.index.tolist() == [1, 2, 3, 4, 5] and found["convolutions"].tolist() == [2, 2, 3, 3, 3]
+    assert [output[1] for output in found["output"]] == [64, 32, 16, 8, 4]
+    assert found["weights"].sum() == sum(p.numel() for p in models.vgg16(init_weights=False).features.parameters())
+
+
+def test_totals_are_compared_with_others():
+    """torchvision's columns do not come from our own counting."""
+    nothing = pd.DataFrame({"weights": [1], "multiplications": [2], "numbers": [3e6]})
+    found = run_cell(NOTEBOOK, "totals[name] = {", VARIANTS=("vgg11",), SIDE=224, CONFIGURATIONS={"vgg11": None},
+                     layer_costs=lambda configuration, side: nothing)["totals"].loc["vgg11"]
+    assert found[["weights", "multiplications", "million numbers kept"]].tolist() == [1, 2, 3]
+    assert found["torchvision's"] == 132_863_336 and found["by PyTorch"] == pytest.approx(7.609e9, rel=1e-3)
+
+
+def test_a_wrong_order_of_colors_is_shown_beside_the_right_one():
+    photos = {"red": torch.tensor([200, 0, 90])[:, None, None].expand(3, 4, 4),
+              "blue": torch.tensor([0, 90, 200])[:, None, None].expand(3, 4, 4)}
+
+    def top_answers(model, photo, preprocess, top):
+        """The brightest color, as probability its value."""
+        value, number = photo[:, 0, 0].max(0)
+        return [value[None] / 1000, number[None]]
+
+    tables = []
+    frame = SimpleNamespace(DataFrame=lambda table: tables.append(pd.DataFrame(table)) or tables[-1])
+    found = {name: top_answers(None, photo, None, 1) for name, photo in photos.items()}
+    run_cell(NOTEBOOK, "reversed_found = {", names=["r", "g", "b"], found=found, model=None, preprocess=None, TOP=1,
+             photos=photos, top_answers=top_answers, pd=frame)
+    expected = {"red": {"RGB": "r", "BGR": "b"}, "blue": {"RGB": "b", "BGR": "r"}}
+    assert tables[0].loc[["RGB", "BGR"]].to_dict() == expected
+    results = run_cell(NOTEBOOK, '_top_probability_bgr"', results={"kept": 1.0}, found={"red": ([0.9], 0)},
+                       reversed_found={"red": ([0.2], 0)})["results"]
+    assert results == {"kept": 1, "red_top_probability": 0.9, "red_top_probability_bgr": 0.2}
+
+
+def test_results_are_taken_from_where_they_belong():
+    totals = pd.DataFrame({"weights": [3e6, 4e6], "multiplications": [5e9, 6e9]}, index=["vgg11", "vgg16"])
+    shares = pd.DataFrame({"weights": [0.1, 0.9], "multiplications": [0.7, 0.3]}, index=[False, True])
+    found = run_cell(NOTEBOOK, '"vgg16_linear_share_of_weights"', totals=totals, shares=shares,
+                     VARIANTS=("vgg11", "vgg16"), measured={"vgg11": 150, "vgg16": 212},
+                     differences={"vgg11": 1e-7, "vgg16": 2e-7})["results"]
+    assert found == pytest.approx({
+        "vgg11_million_weights": 3, "vgg16_million_weights": 4, "vgg11_billion_multiplications": 5,
+        "vgg16_billion_multiplications": 6, "vgg11_field_pixels": 150, "vgg16_field_pixels": 212,
+        "vgg16_linear_share_of_weights": 0.9, "vgg16_conv_share_of_multiplications": 0.7,
+        "largest_relative_difference": 2e-7})

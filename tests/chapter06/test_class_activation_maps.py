@@ -5,6 +5,7 @@ import re
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,13 @@ from PIL import Image
 from torch import nn
 from torchvision.models import mobilenet_v3_small, resnet18, vgg11
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 CPU = torch.device("cpu")
+NOTEBOOK = "Chapter06/Class_activation_maps.ipynb"
 lesson = definitions(
-    "Chapter06/Class_activation_maps.ipynb", "fetch_cells", "patient_of", "load_cells", "split_groups", "cell_model",
+    NOTEBOOK, "fetch_cells", "patient_of", "load_cells", "split_groups", "cell_model",
     "photo_inputs", "predict", "evaluate", "enlarge", "blank", "plant_spots", "hits", "randomized", "correlation",
     "edges", "stamp", "class_activation_map", "activations_and_gradients", "grad_cam", "grad_cam_plus_plus",
     "occlusion", "integrated_gradients", "replace_hottest")  # fmt: skip
@@ -349,3 +352,174 @@ def test_evaluate_is_loss_and_accuracy():
     loss, accuracy = lesson.evaluate(model, (images, labels))
     assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
     assert accuracy == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+
+
+# ---- which cells and networks go where, and what tables and results say
+
+
+PARTS = {part: (torch.full((n, 3, 8, 8), value, dtype=torch.uint8), torch.arange(n) % 2)
+         for part, n, value in (("train", 6, 10), ("val", 4, 20), ("test", 8, 30))}
+
+
+def value_of(images):
+    """The value of the pixels in the middle, which names the part."""
+    return images[0, 0, 4, 4].item()
+
+
+def network_of(seed, device, width):
+    """Stands for an untrained network: a list of what it was trained on; its first layer is itself."""
+    return Network([seed])
+
+
+class Network(list):
+    def __getitem__(self, k):
+        return self
+
+
+def test_patients_are_split_and_none_stands_in_two_parts():
+    patients = torch.arange(20).repeat_interleave(5)
+    found = run_cell(NOTEBOOK, "part_rows = split_groups", URL="", SHA256="", SIDE=8, VALIDATION=0.2, TEST=0.3,
+                     fetch_cells=lambda *_: None, split_groups=lesson.split_groups, device=CPU, WHOLE=1,
+                     load_cells=lambda folder, side: (torch.arange(100), torch.arange(100) % 2, patients))
+    assert {part: len(some) for part, some in found["people"].items()} == {"val": 4, "test": 6, "train": 10}
+    assert {part: len(labels) for part, (_, labels) in found["parts"].items()} == {"val": 20, "test": 30, "train": 50}
+    for part, (images, labels) in found["parts"].items():
+        assert set(patients[images].tolist()) == found["people"][part] and torch.equal(images % 2, labels)
+
+
+def test_networks_learn_from_training_cells_and_their_accuracy_is_of_test_cells():
+    def train(network, images, labels, *rest):
+        network.append(value_of(images))
+
+    labels = {"train": torch.tensor([1, 1, 1, 0, 0, 1]), "test": torch.tensor([1] * 2 + [0] * 6)}
+    found = run_cell(
+        NOTEBOOK, "most_frequent = parts", SEEDS=(0, 1), device=CPU, WIDTH=1, STEPS=1, BATCH_SIZE=1, LEARNING_RATE=1,
+        cell_model=network_of, train=train, parts={part: (PARTS[part][0], some) for part, some in labels.items()},
+        evaluate=lambda network, part: (0.0, {10: 0.9, 20: 0.8, 30: 0.7}[value_of(part[0])]))
+    assert found["models"] == {0: [0, 10], 1: [1, 10]} and found["accuracy"].tolist() == pytest.approx([70, 70])
+    assert found["baseline"] == pytest.approx(25)  # infected, as most training cells are
+
+
+def test_the_pointing_game_is_played_on_test_cells_by_the_networks_that_its_names_say():
+    """A map is full of the network's number: untrained 0, trained on spots of training cells 10."""
+    planted = []
+
+    def plant_spots(images, radius, seed):
+        planted.append((value_of(images), seed))
+        return images, torch.arange(len(images)) % 2, torch.arange(2 * len(images)).view(-1, 2)
+
+    def maps(network, *_):
+        return torch.full((2, 8, 8), float(sum(network)))
+
+    scored = []
+    found = run_cell(
+        NOTEBOOK, "pointing.append({method", RADIUS=3, SIDE=8, SEEDS=(0,), EXPLAINED=9, parts=PARTS, device=CPU,
+        WIDTH=1, STEPS=1, BATCH_SIZE=1, LEARNING_RATE=1, cell_model=network_of, plant_spots=plant_spots,
+        train=lambda network, images, *_: network.append(value_of(images)), grad_cam=maps,
+        enlarge=lambda one, side: one,
+        all_maps=lambda network, images, label: {"Grad-CAM": maps(network)},
+        hits=lambda one, centers, reach: scored.append((one.max().item(), centers.tolist(), reach)) or 0.5,
+        photo_inputs=lambda images: images)
+    assert planted == [(10, 0), (30, 100)]
+    expected = [[2, 3], [6, 7]]  # of the cells with a dark spot
+    assert [(value, centers) for value, centers, _ in scored[:2]] == [(10, expected), (0, expected)]
+    assert found["pointing"] == [{"Grad-CAM": 50, "Grad-CAM, untrained": 50, "random place": 50}]
+
+
+def test_circles_are_drawn_where_the_evidence_is():
+    """Centers are (row, column); a circle wants (x, y)."""
+    import matplotlib.pyplot as plt
+
+    def gallery(rows, title):
+        fig, axes = plt.subplots(1, 6, squeeze=False)
+        return fig, axes
+
+    centers = torch.arange(12).view(6, 2)
+    found = run_cell(NOTEBOOK, "ax.add_patch(Circle(", cells=torch.zeros(6, 3, 8, 8), RADIUS=3, gallery=gallery,
+                     found={"Grad-CAM": torch.zeros(6)}, pointing=pd.DataFrame({"Grad-CAM": [90.0, 94]}),
+                     centers=centers, show_as_jpeg=lambda fig: None)
+    drawn = [tuple(ax.patches[0].center) for ax in found["axes"][0]]
+    assert drawn == [(column, row) for row, column in centers.tolist()]
+    assert "92%" in found["title"]
+
+
+def test_layers_lose_their_weights_one_after_the_other():
+    names = []
+    run_cell(
+        NOTEBOOK, 'stages = {"none": None', photo_inputs=lambda images: images, blank=lambda images: images,
+        SEEDS=(0,), infected=0, models={0: Network()}, IG_STEPS=1, grad_cam=lambda *_: 0,
+        integrated_gradients=lambda *_: 0, correlation=lambda a, b: 0.0, edges=lambda images: 0,
+        randomized=lambda model, some, seed: names.append(some) or model)
+    blocks = ["3", "0.3", "0.2", "0.1", "0.0"]  # from the last layer to the first
+    assert names == [blocks[:k] for k in range(6)]
+
+
+def test_deletion_starts_with_the_cell_and_insertion_with_the_blank_one():
+    infected = torch.full((2, 3, 12, 12), 100, dtype=torch.uint8)
+    starts = {}
+
+    def replace_hottest(model, start, end, heat, shares, label):
+        assert value_of(start) != value_of(end)
+        return (torch.linspace(0.9, 0.1, 21) if value_of(start) == 100 else torch.full((21,), 0.5))
+
+    found = run_cell(
+        NOTEBOOK, 'curves.append({"method"', SEEDS=(0,), models={0: None}, infected=infected, device=CPU, SIDE=12,
+        all_maps=lambda *_: {"Grad-CAM": torch.zeros(2, 12, 12)}, enlarge=lambda one, side: one,
+        blank=lambda images: images // 2, replace_hottest=replace_hottest)["curves"]
+    for row in found:
+        starts.setdefault(row["kind"], []).append(row["area"])
+    assert starts["deletion"] == pytest.approx([0.5] * 3) and starts["insertion"] == pytest.approx([0.5] * 3)
+    assert all((row["p"][0] > 0.8) == (row["kind"] == "deletion") for row in found)
+    assert {row["method"] for row in found} == {"Grad-CAM", "random", "darkest first"}
+
+
+def test_only_infected_cells_are_stamped_and_the_test_has_no_stamps():
+    measured = []
+    found = run_cell(
+        NOTEBOOK, "laboratory = {name", parts=PARTS, MARK=2, SEEDS=(0,), device=CPU, WIDTH=1, STEPS=1, BATCH_SIZE=1,
+        LEARNING_RATE=1, stamp=lesson.stamp, cell_model=network_of,
+        train=lambda network, images, *_: network.append(images),
+        evaluate=lambda network, part: measured.append(part) or (0.0, 0.25 * len(measured)))
+    stamped = {part: (images == 220).flatten(1).any(1).long() for part, (images, _) in found["laboratory"].items()}
+    assert all(torch.equal(stamped[part], PARTS[part][1]) for part in PARTS)
+    assert torch.equal(list(found["cheats"][0])[1], found["laboratory"]["train"][0])
+    assert measured[0] is found["laboratory"]["val"] and measured[1] is PARTS["test"]
+    assert found["shortcut"] == [{"validation, with stamp": 25, "test, no stamp": 50}]
+
+
+def test_honest_and_cheating_networks_keep_their_names():
+    cheats, models = {0: Network([1])}, {0: Network([2])}
+    laboratory = {"val": PARTS["val"]}
+    names = {"cheats": cheats, "models": models, "SEEDS": (0,), "laboratory": laboratory, "EXPLAINED": 9, "SIDE": 8,
+             "photo_inputs": lambda images: images, "enlarge": lambda one, side: one,
+             "grad_cam": lambda network, layer, images, label: torch.full((6,), float(sum(network)))}
+    drawn = []
+    laboratory["val"] = torch.zeros(12, 3, 8, 8, dtype=torch.uint8), torch.tensor([1, 0] * 6)
+    run_cell(NOTEBOOK, "nets = {", gallery=lambda rows, title: drawn.extend(rows) or (None, None),
+             show_as_jpeg=lambda fig: None, **names)
+    assert [(row[0][2], row[0][1].item()) for row in drawn] == [("cheating", 1), ("honest", 2)]
+    found = run_cell(
+        NOTEBOOK, "corner, reach = torch.full", marked=laboratory["val"][0][:3], MARK=5, parts=PARTS,
+        shortcut=[{"validation, with stamp": 100.0, "test, no stamp": 40.0}],
+        hits=lambda peaks, corner, reach: peaks[0].item() / 4, evaluate=lambda network, part: (0.0, 0.9), **names)
+    assert found["shortcut"].iloc[0].to_dict() == {
+        "validation, with stamp": 100, "test, no stamp": 40, "peak at the stamp, cheating": 25,
+        "peak at the stamp, honest": 50, "test, honest": 90}
+
+
+def test_results_are_taken_from_where_they_belong():
+    kinds = pd.MultiIndex.from_product([["mean", "std"], ["deletion", "insertion"]])
+    found = run_cell(
+        NOTEBOOK, '"pointing_grad_cam_percent"', accuracy=torch.tensor([90.0, 92]), baseline=53.0, drop=50.0,
+        pointing=pd.DataFrame({"Grad-CAM": [90.0, 94], "occlusion": [80.0, 84], "integrated gradients": [70.0, 74],
+                               "random place": [10.0, 14]}),
+        sanity=pd.DataFrame({("Grad-CAM", "mean"): [1.0, 0.1], ("Grad-CAM", "std"): [0.0, 0.5]}),
+        areas=pd.DataFrame([[0.2, 0.8, 0, 0], [0.6, 0.7, 0, 0]], index=["Grad-CAM", "random"], columns=kinds),
+        shortcut=pd.DataFrame({"validation, with stamp": [100.0], "test, no stamp": [47.0],
+                               "peak at the stamp, cheating": [99.0], "peak at the stamp, honest": [2.0]}))["results"]
+    assert found == pytest.approx({
+        "test_accuracy_percent": 91, "most_frequent_class_percent": 53, "pointing_grad_cam_percent": 92,
+        "pointing_occlusion_percent": 82, "pointing_integrated_gradients_percent": 72, "pointing_random_percent": 12,
+        "correlation_all_random_grad_cam": 0.1, "deletion_area_grad_cam": 0.2, "deletion_area_random": 0.6,
+        "shortcut_validation_percent": 100, "shortcut_test_percent": 47, "shortcut_drop_points": 50,
+        "shortcut_peak_percent": 99})

@@ -4,6 +4,7 @@ import io
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,11 +14,13 @@ from skimage import data as photos
 from sklearn.metrics import balanced_accuracy_score, jaccard_score
 from torch import nn
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 CPU = torch.device("cpu")
+NOTEBOOK = "Chapter06/Practical_aspects_of_model_implementation.ipynb"
 lesson = definitions(
-    "Chapter06/Practical_aspects_of_model_implementation.ipynb", "load_animals", "small_cnn", "fit", "photo_inputs",
+    NOTEBOOK, "load_animals", "small_cnn", "fit", "photo_inputs",
     "predict", "accuracy", "as_trained", "opencv", "torchvision_resize", "recompressed", "middle", "shirts_and_others",
     "recalls", "best_threshold", "scatter", "shrink", "mosaics", "shrink_labels", "pixel_cnn", "mean_iou", "Viewed",
     "disguised", "difference_hash", "by_method")  # fmt: skip
@@ -253,3 +256,177 @@ def test_class_weights_reach_the_loss_and_changes_the_images():
 def test_pool_can_be_the_maximum():
     model = lesson.small_cnn(0, CPU, 1, 4, 10, pool=nn.AdaptiveMaxPool2d)
     assert isinstance(model[3], nn.AdaptiveMaxPool2d) and model(torch.zeros(2, 1, 84, 84)).shape == (2, 10)
+
+
+# ---- which images and networks go where in each trap, and what its table says
+
+
+TRAINING = {"STEPS": 1, "BATCH_SIZE": 1, "LEARNING_RATE": 1, "WIDTH": 1, "device": CPU, "SEEDS": (0,)}
+
+
+def test_the_threshold_comes_from_validation_and_each_cure_is_what_its_name_says():
+    """Trap 2. A network is what it was fitted on: the weights of its loss, and how many of its images are shirts."""
+    tops = {"train": (torch.arange(10.0), torch.tensor([1, 1] + [0] * 8)),
+            "val": (torch.tensor([-1.0, -0.5, -0.2, 0.5]), torch.tensor([0, 0, 1, 1])),
+            "test": (torch.tensor([-3.0, -2.0, -1.5, -0.1, 0.3]), torch.tensor([0, 0, 1, 1, 1]))}
+    fitted = []
+
+    def fit(model, images, labels, steps, batch_size, rate, seed, weight=None):
+        fitted.append((images.tolist(), labels.float().mean().item(), weight))
+        return "network"
+
+    found = run_cell(
+        NOTEBOOK, "imbalance = []", tops=tops, RARE=0.02, small_cnn=lambda *_: None, fit=fit, recalls=lesson.recalls,
+        best_threshold=lesson.best_threshold, predict=lambda model, x: torch.stack([0 * x, x], 1), **TRAINING)
+    (plain, share, none), (weighted, _, weights), (drawn, resampled, nothing) = fitted
+    assert plain == weighted == list(range(10)) and share == pytest.approx(0.2) and none is nothing is None
+    assert (weights[0] / weights[1]).item() == pytest.approx(2 / 8) and resampled == pytest.approx(0.5)
+    assert sorted(set(drawn)) == list(range(10))
+    rows = {row["method"]: row for row in found["imbalance"]}
+    assert rows["plain"]["shirts found"] == pytest.approx(100 / 3) and rows["plain"]["others left alone"] == 100
+    # on validation the best threshold is the probability between -0.5 and -0.2; with it two of three are found
+    assert rows["threshold"]["shirts found"] == pytest.approx(200 / 3)
+    assert rows["threshold"]["balanced accuracy"] == pytest.approx(250 / 3)
+    assert rows["plain"]["accuracy"] == pytest.approx(0.02 * 100 / 3 + 98)
+
+
+def test_every_view_of_the_small_object_is_tested_as_it_was_trained():
+    """Trap 3. Accuracy: side of the images, if the network was trained on that side."""
+    scenes = {part: torch.zeros(2, 1, 84, 84) for part in ("train", "test")}
+    small = {part: (torch.ones(2, 1, 28, 28), torch.tensor([0, 1])) for part in ("train", "test")}
+
+    def shrink(images, side):
+        return images[..., :side, :side]
+
+    found = run_cell(
+        NOTEBOOK, "smallness = []", shrink=shrink, scenes=scenes, small=small, CANVAS=84,
+        small_cnn=lambda *_, **options: {}, accuracy=lambda model, images, labels:
+            float(model["shape"] == images.shape) * (images.shape[-1] + 100 * images.mean().item()),
+        fit=lambda model, images, *_: model.update(shape=images.shape), **TRAINING)["smallness"]
+    assert found.iloc[0].to_dict() == {"shrunk to 28×28": 28, "full size 84×84": 84, "cut out, 28×28": 128}
+
+
+def test_new_photos_are_new_and_the_split_by_photo_keeps_crops_together():
+    """Trap 4."""
+    animals = torch.arange(30)[:, None, None, None].expand(30, 3, 8, 8).to(torch.uint8)
+    found = run_cell(
+        NOTEBOOK, "source, fresh = torch.arange", load_animals=lambda count, side: (
+            [bytes([k]) for k in range(30)], animals, torch.arange(30) % 2), ANIMALS=30, SIDE=8, CROPS=5, NOT_SHOWN=(),
+        device=CPU, augment=lambda images, cropper, group: images, draw_images=lambda *_, **options: None)
+    values = found["crops"][:, 0, 0, 0].long()
+    assert torch.equal(values, found["photo_of"]) and len(values) == 50
+    assert found["fresh_crops"][:, 0, 0, 0].tolist() == list(range(10, 30))
+    fitted, measured = [], []
+
+    def fit(model, images, labels, *_):
+        fitted.append((images[:, 0, 0, 0].long(), labels))
+        return "network"
+
+    def accuracy(model, images, labels):
+        measured.append((images[:, 0, 0, 0].long(), labels))
+        return 90.0 if len(measured) % 2 else 60.0
+
+    species = torch.arange(30) % 2
+    leak = run_cell(NOTEBOOK, "leak = []", crops=found["crops"], fresh_crops=found["fresh_crops"], species=species,
+                    fresh=found["fresh"], photo_of=found["photo_of"], third=10, small_cnn=lambda *_: None, fit=fit,
+                    accuracy=accuracy, **TRAINING)["leak"]
+    for numbers, labels in (*fitted, *measured):
+        assert torch.equal(labels, species[numbers]), "labels of other photos"
+    for k, (numbers, _) in enumerate(fitted):
+        held, new = measured[2 * k][0], measured[2 * k + 1][0]
+        assert len(numbers) + len(held) == 50 and new.tolist() == list(range(10, 30))
+        shared = set(numbers.tolist()) & set(held.tolist())
+        assert bool(shared) == (leak["method"][k] == "split by crop"), "a photo on two sides"
+    assert leak["overstatement"].tolist() == [30, 30]
+
+
+def test_the_view_is_measured_on_as_many_rows_as_there_are_images():
+    """Trap 5. The first rows of a batch of twice the side are of the first images."""
+    answers28 = torch.tensor([3, 1, 2, 0])
+
+    class Viewed(nn.Module):
+        def __init__(self, seed, width):
+            super().__init__()
+            self.blocks, self.linear = nn.Identity(), nn.Linear(49, 10)
+
+    found = run_cell(
+        NOTEBOOK, "sizes = []", Viewed=Viewed, fit=lambda model, *_: model, small={"train": ()}, answers28=answers28,
+        images=torch.zeros(4, 1, 28, 28), larger=torch.ones(4, 1, 56, 56), shrink=lambda images, side: images / 2,
+        predict=lambda model, images: torch.eye(10)[[3, 3, 3, 0, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0]],
+        accuracy=lambda model, images, labels: 10 * images.mean().item() + 50 * isinstance(model, nn.Sequential),
+        **TRAINING)["sizes"].iloc[0].to_dict()
+    assert found == {"28×28": 0, "56×56, view(-1, n)": 50, "56×56, adaptive pooling": 60, "56×56, resized to 28×28": 5}
+
+
+def test_both_kinds_of_labels_are_measured_on_the_right_ones():
+    """Trap 6."""
+    targets = {mode: {part: (mode, part) for part in ("train", "test")} for mode in ("nearest-exact", "bilinear")}
+    found = run_cell(
+        NOTEBOOK, "labelings = []", pixel_cnn=lambda *_: {}, pictures={"train": "train", "test": "test"},
+        targets=targets,
+        fit=lambda model, images, labels, *_: {"learned": (images, *labels)},
+        predict=lambda model, images: torch.tensor([[0.0, 1]]) if model["learned"] == (
+            "train", "nearest-exact", "train") else torch.tensor([[1.0, 0]]),
+        mean_iou=lambda answers, truth, classes: 10.0 * answers.item() + 1 * (truth == ("nearest-exact", "test")),
+        draw_bars=lambda *_: None, **TRAINING)["labelings"]
+    assert found.iloc[0].to_dict() == {"labels resized bilinearly": 1, "labels resized by nearest": 11}
+
+
+def test_copies_are_removed_and_carry_the_labels_of_their_originals():
+    """Trap 7. Photo k is gray by k; the first ten are the test photos, five of them are copied."""
+    files = [bytes([k]) for k in range(30)]
+    species = torch.arange(30) % 2
+    animals = torch.arange(30)[:, None, None, None].expand(30, 3, 4, 4).to(torch.uint8)
+    first = run_cell(NOTEBOOK, "fingerprints = [{", third=10, animals=animals, COPIED=0.5, animal_files=files,
+                     disguised=lambda data: data + b"!")
+    copied = first["test_rows"][first["is_copied"]].tolist()
+    assert [data[0] for data in first["copies"]] == copied and len(copied) > 1
+    assert first["test_rows"].tolist() == list(range(10)) and first["own_rows"].tolist() == list(range(10, 30))
+    pool = torch.zeros(20 + len(copied))
+    suspicious = torch.arange(len(pool)) >= 20
+    fitted, measured = [], []
+    found = run_cell(
+        NOTEBOOK, "duplicates = []", shrink=lambda images, side: images, SIDE=4, animals=animals, species=species,
+        decode=lambda data, side: torch.full((3, side, side), data[0], dtype=torch.uint8), copies=first["copies"],
+        own_rows=first["own_rows"], test_rows=first["test_rows"], is_copied=first["is_copied"], pool=pool,
+        suspicious=suspicious, small_cnn=lambda *_: None,
+        fit=lambda model, images, labels, *_: fitted.append((images[:, 0, 0, 0].tolist(), labels.tolist())),
+        accuracy=lambda model, images, labels: measured.append((images[:, 0, 0, 0].tolist(), labels.tolist())) or float(
+            len(labels)), **TRAINING)["duplicates"]
+    for numbers, labels in (*fitted, *measured):
+        assert labels == [number % 2 for number in numbers], "labels of other photos"
+    assert found["method"].tolist() == ["with copies", "copies removed"]
+    assert fitted[0][0] == [*range(10, 30), *copied] and fitted[1][0] == list(range(10, 30))
+    left = [k for k in range(10) if k not in copied]
+    assert [numbers for numbers, _ in measured] == 2 * [list(range(10)), left]
+    assert found["overstatement"].tolist() == 2 * [len(copied)]
+
+
+def test_summary_and_results_are_taken_from_where_they_belong():
+    def table(**values):
+        return pd.DataFrame([{"method": name.replace("_", " "), column: value}
+                             for name, (column, value) in values.items()])
+
+    shift = pd.DataFrame({"as trained (Pillow)": [60.0], "OpenCV, BGR kept": [30.0], "OpenCV, INTER_AREA": [58.0],
+                          "OpenCV, nearest pixel": [55.0]})
+    leak = table(split_by_crop=("overstatement", 21.0), split_by_photo=("overstatement", 2.0))
+    duplicates = table(with_copies=("overstatement", 12.0), copies_removed=("overstatement", 1.0))
+    names = {
+        "shift": shift, "leak": leak, "duplicates": duplicates, "by_method": lesson.by_method,
+        "imbalance": table(plain=("balanced accuracy", 50.0), threshold=("balanced accuracy", 77.0)),
+        "smallness": pd.DataFrame({"shrunk to 28×28": [40.0], "cut out, 28×28": [80.0]}),
+        "sizes": pd.DataFrame({"56×56, view(-1, n)": [10.0], "56×56, resized to 28×28": [85.0]}),
+        "labelings": pd.DataFrame({"labels resized bilinearly": [33.0], "labels resized by nearest": [39.0]})}
+    found = run_cell(NOTEBOOK, "lowered = {", **names)
+    assert found["cost"] == pytest.approx({
+        "1 exchanged colors": 28, "2 rare class": 27, "3 small object": 40, "5 view(-1, n)": 75, "6 labels": 6,
+        "4 leaking crops": 19, "7 copies": 11})
+    results = run_cell(
+        NOTEBOOK, '"shift_cost_points"', cost=found["cost"], leak=leak, duplicates=duplicates, shift=shift,
+        by_method=lesson.by_method, planted=torch.tensor([False, False, True, True]),
+        suspicious=torch.tensor([False, False, True, False]))["results"]
+    assert results == pytest.approx({
+        "shift_cost_points": 28, "imbalance_cost_points": 27, "small_cost_points": 40, "leak_overstatement_points": 21,
+        "leak_cured_overstatement_points": 2, "flatten_cost_points": 75, "labels_cost_points": 6,
+        "copies_overstatement_points": 12, "copies_cured_overstatement_points": 1, "copies_flagged_percent": 50,
+        "nearest_pixel_cost_points": 5, "accuracy_as_trained_percent": 60})
