@@ -356,18 +356,33 @@ def test_results_are_taken_from_where_they_belong():
 
 
 class Rows(list):
-    """Stands for a split of a dataset."""
+    """Stands for a split of a dataset: faces of one color, whose number is their red."""
+
+    @classmethod
+    def numbered(cls, numbers):
+        from PIL import Image
+
+        return cls({"image": Image.new("RGB", (6, 6), (k, 0, 250)), "age": k % 9, "gender": k % 2, "race": k % 7}
+                   for k in numbers)
 
     def select(self, rows):
-        return Rows(self[row] for row in rows)
+        return Rows(list.__getitem__(self, int(row)) for row in rows)
+
+    def __getitem__(self, k):
+        return [row[k] for row in self] if isinstance(k, str) else list.__getitem__(self, k)
 
 
 def test_faces_stand_in_one_part_and_the_test_is_fairfaces_own():
-    faces = {"train": Rows(range(100)), "validation": Rows(range(1000, 1010))}
-    parts = run_cell(NOTEBOOK, "face_parts = {", faces=faces, FACE_VALIDATION=15, FACE_TRAIN=60, FACE_SIDE=8,
-                     device=CPU, load_fairface=lambda rows, side, device: list(rows))["face_parts"]
-    assert len(parts["train"]) == 60 and len(parts["val"]) == 15 and parts["test"] == list(range(1000, 1010))
-    assert not set(parts["train"]) & set(parts["val"])
+    faces = {"train": Rows.numbered(range(100)), "validation": Rows.numbered(range(200, 210))}
+    parts = run_cell(NOTEBOOK, "face_parts = {", faces=faces, FACE_VALIDATION=15, FACE_TRAIN=60, FACE_SIDE=4,
+                     device=CPU)["face_parts"]
+    numbers = {part: images[:, 0, 0, 0].long() for part, (images, *_) in parts.items()}
+    assert {part: len(some) for part, some in numbers.items()} == {"train": 60, "val": 15, "test": 10}
+    assert not set(numbers["train"].tolist()) & set(numbers["val"].tolist())
+    assert numbers["test"].tolist() == list(range(200, 210))
+    for part, (_, age, gender, race) in parts.items():
+        n = numbers[part]
+        assert torch.equal(age, n % 9) and torch.equal(gender, n % 2) and torch.equal(race, n % 7), "labels of others"
 
 
 def test_groups_of_the_test_are_those_of_the_annotation():

@@ -26,7 +26,8 @@ lesson = definitions(
     "evaluate", "compute_logits", "train_copy", "choose_rate", "sum_groups", "breed_and_species", "majority_percent",
     "similar_pairs", "without_twins", "fresh_statistics", "variance_ratios", "train_and_test", "compute_features",
     "train_head", "head_and_test", "frozen_features", "points_per_doubling", "slopes", "amount_for", "in_words",
-    "assert_same_network", "Rescale", "on_imagenet_colors", "draw_budgets", "draw_ratios", "draw_methods")
+    "draw_photos", "assert_same_network", "Rescale", "on_imagenet_colors", "draw_budgets", "draw_ratios",
+    "draw_methods")
 quiet = settings(deadline=None, max_examples=40)
 
 
@@ -474,7 +475,8 @@ def test_large_photos_are_those_of_the_small_ones_and_the_wrong_colors_are_only_
              (("trainval", 40), ("test", 20))}
     pool, val = torch.tensor([5, 7, 9]), torch.tensor([4, 6])
     large = run_cell(NOTEBOOK, "large_val = tuple(", BREEDS=(), LARGE_SIDE=8, device=CPU, pool=pool, val=val,
-                     settings={}, augment=None, load_breeds=lambda part, *_: found[part])
+                     settings={}, augment=lambda images, transform, group: images,
+                     load_breeds=lambda part, *_: found[part])
     assert [part.tolist() for part in large["large"]["train"]] == [[5, 7, 9], [1005, 1007, 1009]]
     assert [part.tolist() for part in large["large_val"]] == [[4, 6], [1004, 1006]]
     assert large["large"]["test"][0] is found["test"][0] and large["large"]["test"][1] is found["test"][1]

@@ -501,7 +501,8 @@ def test_honest_and_cheating_networks_keep_their_names():
     found = run_cell(
         NOTEBOOK, "corner, reach = torch.full", marked=laboratory["val"][0][:3], MARK=5, parts=PARTS,
         shortcut=[{"validation, with stamp": 100.0, "test, no stamp": 40.0}],
-        hits=lambda peaks, corner, reach: peaks[0].item() / 4, evaluate=lambda network, part: (0.0, 0.9), **names)
+        mean_and_std=lambda table, unit: table, hits=lambda peaks, corner, reach: peaks[0].item() / 4,
+        evaluate=lambda network, part: (0.0, 0.9), **names)
     assert found["shortcut"].iloc[0].to_dict() == {
         "validation, with stamp": 100, "test, no stamp": 40, "peak at the stamp, cheating": 25,
         "peak at the stamp, honest": 50, "test, honest": 90}
