@@ -1,5 +1,7 @@
 """What Introducing_the_torch_snippets_library.ipynb says of the library, and its twins, on hostile inputs."""
+import builtins
 import json
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -104,6 +106,45 @@ class Silent:
 
     def run_line_magic(self, *arguments):
         return None
+
+
+def test_boxes_are_divided_by_width_and_height_of_a_photo_that_is_not_square():
+    face = (10, 20, 50, 80)
+    found = run_cell(NOTEBOOK, "face, box_tensor = BB(FACE)", astronaut=np.zeros((100, 200, 3)), FACE=face)
+    assert found["relative"].tolist() == [0.05, 0.2, 0.25, 0.8] and found["absolute"].tolist() == list(face)
+    assert found["area"] == 40 * 60
+    found = run_cell(NOTEBOOK, "wanted = tuple(", relative=found["relative"], face=BB(face), h=100, w=200)
+    assert found["wanted"] == (10, 10, 50, 40), "the height was halved"
+
+
+def test_the_network_learns_from_training_digits_and_is_measured_on_the_others():
+    class Recorder(nn.Linear):
+        """Remembers the first number of every input: it is the number of the digit."""
+
+        def forward(self, x):
+            seen.extend(x[:, 0].long().tolist())
+            return super().forward(x)
+
+    seen, measured = [], []
+    model = Recorder(2, 3)
+
+    def loss_and_accuracy(model, inputs, labels):
+        measured.append((inputs[:, 0].long().tolist(), labels.tolist()))
+        return 0.5, 0.75
+
+    inputs = torch.stack([torch.arange(20.0), torch.zeros(20)], dim=1)
+    found = run_cell(NOTEBOOK, "report, history = Report(EPOCHS)", EPOCHS=2, BATCH_SIZE=5, model=model, inputs=inputs,
+                     labels=torch.arange(20) % 3, train_rows=torch.arange(12), val_rows=torch.arange(12, 20),
+                     optimizer=torch.optim.SGD(model.parameters(), 1e-3), loss_and_accuracy=loss_and_accuracy)
+    assert sorted(seen) == sorted(2 * list(range(12)))
+    assert measured == 2 * [(list(range(12, 20)), [k % 3 for k in range(12, 20)])]
+    assert found["history"]["val_loss"].tolist() == [0.5, 0.5] and found["history"]["val_acc"].tolist() == [0.75, 0.75]
+
+
+def test_a_name_of_pythons_own_is_replaced_where_the_library_has_another(capsys):
+    library = SimpleNamespace(format=json.loads, print=print, mine=3, _hidden=1)
+    found = run_cell(NOTEBOOK, "exported = {name: value", torch_snippets=library, BUILTIN_NAMES=set(vars(builtins)))
+    assert found["hidden"] == ["format"] and set(found["exported"]) == {"format", "print", "mine"}
 
 
 def test_results_are_taken_from_where_they_belong():
