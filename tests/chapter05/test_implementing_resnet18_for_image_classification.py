@@ -25,7 +25,7 @@ lesson = definitions(
     NOTEBOOK, "BasicBlock", "new_resnet", "new_resnet18_trunk", "with_head", "load_breeds", "photo_inputs", "train",
     "evaluate", "compute_logits", "train_copy", "choose_rate", "sum_groups", "breed_and_species", "majority_percent",
     "similar_pairs", "without_twins", "fresh_statistics", "variance_ratios", "train_and_test", "compute_features",
-    "train_head", "head_and_test", "frozen_features", "points_per_doubling", "slopes", "amount_for", "in_words",
+    "train_head", "head_and_test", "frozen_features", "points_per_doubling", "slopes", "amount_for",
     "draw_photos", "assert_same_network", "Rescale", "on_imagenet_colors", "draw_budgets", "draw_ratios",
     "draw_methods")
 quiet = settings(deadline=None, max_examples=40)
@@ -382,12 +382,6 @@ def test_amounts_by_hand():
     assert lesson.amount_for(55, amounts, [50.0, 60.0, 40.0]) == pytest.approx(60)  # the first time
 
 
-def test_amounts_are_no_more_exact_than_the_curve():
-    say = lesson.in_words
-    assert say(30.0, (30, 120)) == "at most 30" and say(30.4, (30, 120)) == "30" and say(120.0, (30, 120)) == "120"
-    assert say(math.inf, (30, 1200)) == "more than 1,200" and say(30.0, (30,)) == "at most 30"
-
-
 @quiet
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=5, unique=True), st.floats(0, 100))
 def test_amounts_invert_a_rising_curve(accuracies, target):
@@ -459,15 +453,15 @@ def test_photos_are_for_training_or_for_choices():
     assert found["images"] is data["trainval"][0] and found["test_images"] is data["test"][0]
 
 
-def test_the_price_list_has_both_axes_and_says_at_most(capsys):
+def test_the_price_list_has_both_axes():
     means = pd.DataFrame({20: [50.0, 30], 80: [60.0, 45]}, index=["from scratch", "frozen random"])
     budget = curve({"from scratch": 10.0}, "steps", (5, 10)).assign(photos=80)
     found = run_cell(NOTEBOOK, 'time_slopes = slopes(', slopes=lesson.slopes, budget_runs=budget, means=means,
-                     SIZES=(20, 80), amount_for=lesson.amount_for, in_words=lesson.in_words,
+                     SIZES=(20, 80), amount_for=lesson.amount_for,
                      curve=curve({"from scratch": 10.0}), photo_slopes=[1.0, 3.0])
     assert found["time_slopes"] == pytest.approx([2, 2])
     assert found["price"].loc["a doubling of the photos"].tolist() == pytest.approx([2, 1.4])
-    assert "reach with 80 photos, scratch reaches with at most 20\n" in capsys.readouterr().out
+    assert found["same_as_random"] == 20
 
 
 def test_large_photos_are_those_of_the_small_ones_and_the_wrong_colors_are_only_in_the_test():
