@@ -109,14 +109,14 @@ def test_the_two_networks_cost_the_same():
 @pytest.mark.parametrize("make", [lesson.new_vit_28, lambda seed, device: lesson.cnn_28(seed, 4, device)])
 def test_training_learns_and_testing_changes_nothing(make):
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(200) % 4
+    labels = torch.arange(200) % 2
     images = torch.randint(0, 40, (200, 28, 28), generator=generator)
-    images[torch.arange(200), labels * 6 + 2] += 200  # a bright row
+    images[labels == 1, 5:20] += 200  # a bright band
     images = images.to(torch.uint8)
     model = make(0, CPU)
     found = lesson.train_and_test(model, (images[:150], labels[:150]), (images[150:], labels[150:]), 0)
     expected = 100 * (lesson.predict(model, images[150:]).argmax(dim=1) == labels[150:]).float().mean().item()
-    assert found == pytest.approx(expected) and found > 70
+    assert found == pytest.approx(expected) and found > 85
     assert not model.training
     assert torch.equal(make(3, CPU)(images[:2, None] / 255), make(3, CPU)(images[:2, None] / 255))
 
