@@ -12,7 +12,7 @@ from tests.stored import assert_shown
 
 NOTEBOOK = "Chapter15/self-attention.ipynb"
 lesson = definitions(NOTEBOOK, "by_hand", "attention", "softmax_of_random_scores", "MultiHeadAttention", "deal_tiles",
-                     "train_reader", "TileReader", "copy_attention", "load_digit_stacks", "draw_rows")
+                     "train_reader", "TileReader", "copy_attention", "load_digit_stacks", "rows_for_testing")
 
 
 def hostile(kind, *shape, seed=0):
@@ -120,6 +120,12 @@ def test_rows_of_tiles():
     assert lesson.deal_tiles(STACKS, 0, 6, 8, torch.Generator())[0].shape == (0, 6, 28, 28)
 
 
+def test_the_test_rows_are_made_of_test_digits():
+    one, other = (lesson.rows_for_testing({"train": STACKS, "test": STACKS + 100}) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one, other)) and len(one[0]) == 5_000
+    assert one[0].min() >= 100
+
+
 def reader(averaging, seed=0):
     torch.manual_seed(seed)
     return lesson.TileReader(16, 8, averaging)
@@ -131,7 +137,7 @@ def test_averaging_cannot_tell_which_color_a_digit_had():
     swapped = paint.clone()
     swapped[rows, asked], swapped[rows, other] = paint[rows, other], paint[rows, asked]
     model = reader(averaging=True)
-    lesson.train_reader(model, STACKS, 5, 8, 1e-2, 0)
+    lesson.train_reader(model, {"train": STACKS}, 5, 8, 1e-2, 0)
     (before, A), (after, _) = model(images, paint, asked), model(images, swapped, other)
     torch.testing.assert_close(before, after, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(A, torch.full((50, 6), 1 / 7))  # six tiles and the question itself
@@ -153,7 +159,7 @@ def test_training_learns_the_rows():
     for digit in range(10):
         stacks[digit, :, digit * 2:digit * 2 + 3] = 255
     model = reader(averaging=False)
-    losses = lesson.train_reader(model, stacks, 150, 64, 1e-2, 0)
+    losses = lesson.train_reader(model, {"train": stacks, "test": 0 * stacks}, 150, 64, 1e-2, 0)
     images, paint, digits, asked = lesson.deal_tiles(stacks, 300, 6, 8, torch.Generator().manual_seed(5))
     logits, A = model.eval()(images, paint, asked)
     target = digits.gather(1, asked[:, None])[:, 0]

@@ -155,5 +155,6 @@ def test_results_are_what_the_stored_run_shows():
     for name in ("vit", "cnn"):
         lost = results[f"{name}_most_percent"] - results[f"{name}_scrambled_percent"]
         assert results[f"{name}_points_lost_by_scrambling"] == pytest.approx(lost)
+    assert results["vit_points_lost_by_scrambling"] < 5  # the test images are scrambled as the training images are
     assert results["vit_points_lost_by_scrambling"] < results["cnn_points_lost_by_scrambling"]
     assert results["neighbor_similarity_trained"] > 0.1 > abs(results["neighbor_similarity_untrained"])
