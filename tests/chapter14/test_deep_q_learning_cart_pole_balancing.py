@@ -5,17 +5,20 @@ from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.definitions import definitions
+from tests.stored import assert_shown
 
 NOTEBOOK = "Chapter14/Deep_Q_Learning_Cart_Pole_balancing.ipynb"
 lesson = definitions(NOTEBOOK, "random_policy", "lean", "lean_and_speed", "evaluate", "discounted", "treadmill_value",
                      "ReplayBuffer", "transitions", "QNetwork", "td_targets", "Recipe", "Agent", "distance",
-                     "epsilon_at", "q_values", "greedy", "first_observations", "train", "compared_in_words")
+                     "epsilon_at", "q_values", "greedy", "first_observations", "train", "compared_in_words",
+                     "three_measures", "crop_to_cart", "film")
 fixed = settings(deadline=None, max_examples=50)
 seeds = st.integers(0, 2**31 - 1)
 SCALE = (2.4, 2.0, 0.21, 2.0)
@@ -213,7 +216,7 @@ def test_an_update_is_that_of_plain_pytorch():
         loss = ((twin(before)[torch.arange(16), actions] - targets) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()
-        optimizer.param_groups[0]["lr"] = TINY.learning_rate * (1 - agent.updates / 120)  # 240 steps, every second
+        optimizer.param_groups[0]["lr"] = TINY.learning_rate * (1 - agent.updates / 101)  # steps 40, 42, ..., 240
         optimizer.step()
         assert agent.learn(batch) == pytest.approx(loss.item(), rel=1e-4)
         for p, q in zip(agent.online.parameters(), twin.parameters()):
@@ -275,6 +278,7 @@ def runs():
 def test_the_training_copies_as_often_as_promised(runs):
     for run in runs[:3]:
         assert run.agent.updates == 101 and run.copies.shape == (10, 2)  # steps 40, 42, ..., 240
+        assert run.agent.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12), "falls to zero at the end"
         assert (run.copies[:, 0] > 0).all() and (run.copies[:, 1] == 0).all()
         assert lesson.distance(run.agent.online, run.agent.target) > 0  # one update since the last copy
     assert (runs[3].copies == 0).all()
@@ -306,7 +310,44 @@ def test_the_snapshot_is_not_the_network_that_learns_on(runs):
         assert run.best is not run.agent.online
 
 
-@pytest.mark.parametrize("ours, theirs, word", [([3, 4], [1, 2], "worse"), ([3, 4], [5, 6], "better"),
-                                                ([3, 5], [4, 6], "not"), ([3], [3], "not")])
-def test_the_verdict_is_by_ranges(ours, theirs, word):
-    assert lesson.compared_in_words(ours, theirs).startswith(word)
+@pytest.mark.parametrize("ours, theirs, words", [
+    ([3, 4], [1, 2], "all below"), ([3, 4], [5, 6], "all above"), ([3, 5], [4, 6], "ranges overlap"),
+    ([3], [3], "ranges overlap"), ([np.nan, 3], [1, 2], "ranges overlap")])
+def test_the_verdict_is_by_ranges(ours, theirs, words):
+    assert lesson.compared_in_words(ours, theirs) == words
+
+
+@pytest.mark.parametrize("returns, speed, final, stability", [
+    ([10, 20, 450, 300, 500, 500, 480, 500], 30, 490, 300), ([400, 400, 400, 400], 10, 400, 400),
+    ([399, 100, 100, 100], np.nan, 100, np.nan), ([450], 10, 450, 450), ([0, 0, 0, 410], 40, 410, 410)])
+def test_the_three_measures(returns, speed, final, stability):
+    series = pd.Series(returns, index=range(10, 10 * len(returns) + 1, 10), dtype=float)
+    found = lesson.three_measures(series, 400)
+    assert found == pytest.approx({"speed": speed, "final level": final, "stability": stability}, nan_ok=True)
+
+
+@pytest.mark.parametrize("steps, warmup, every", [(240, 40, 2), (10, 1, 1), (10, 10, 3), (12, 7, 3), (9_000, 500, 2)])
+def test_the_recipe_counts_its_updates(steps, warmup, every):
+    recipe = replace(TINY, steps=steps, warmup=warmup, update_every=every)
+    assert recipe.updates == sum(step >= warmup and step % every == 0 for step in range(1, steps + 1))
+
+
+@pytest.mark.parametrize("position", [-2.2, -1.0, 0.0, 1.3, 2.3])
+def test_the_film_is_cropped_to_the_cart(position):
+    frames, _ = lesson.film(lesson.lean, seed=0, every=1000, start=(position, 0, 0, 0))
+    cropped = lesson.crop_to_cart(frames[0])
+    assert cropped.shape == (180, 200, 3)
+    middle = 300 + position / 2.4 * 300  # the simulator's scale: 4.8 m are 600 pixels
+    left = min(max(middle - 100, 0), 400)
+    assert np.abs(cropped.astype(int) - frames[0][150:330, round(left):round(left) + 200]).mean() < 6
+
+
+def test_results_are_what_the_stored_run_shows():
+    results = assert_shown(NOTEBOOK)
+    for name in ("both", "no_replay", "no_target_network", "neither"):
+        assert 2_000 <= results[f"speed_steps_{name}"] <= 40_000
+        assert results[f"stability_{name}"] <= 500 >= results[f"final_level_{name}"]
+    assert results["test_return_lowest"] >= 475 and results["lean_and_speed_return"] == 500
+    words = ("speed_steps", "final_level", "stability")
+    assert_shown(NOTEBOOK, *(f"{results[f'{word}_{name}']:,.0f} ±" for word in words
+                             for name in ("both", "no_replay", "no_target_network", "neither")))
