@@ -14,7 +14,7 @@ from torchvision.models.detection.retinanet import RetinaNetClassificationHead
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from tests.definitions import definitions
-from tests.stored import assert_shown
+from tests.stored import assert_said, assert_shown
 
 NOTEBOOK = "Chapter08/Training_EfficientDet.ipynb"
 lesson = definitions(
@@ -324,3 +324,16 @@ def test_milliseconds_are_those_of_a_photo():
 def test_what_the_stored_run_showed():
     results = assert_shown(NOTEBOOK)
     assert results["test_map50"] > results["baseline_map50"] + 0.3
+
+
+def test_the_text_says_what_the_stored_runs_found():
+    assert_said(
+        NOTEBOOK, "the BiFPN changes mAP by {neck_gain_points:+.1f} ± {neck_gain_std_points:.1f} points",
+        "Learned weights change it by {weight_gain_points:+.1f} ± {weight_gain_std_points:.1f} against",
+        "to {ms_per_photo:.1f} ms a photo")
+    results, ssd = assert_shown(NOTEBOOK), assert_shown("Chapter08/Training_SSD.ipynb")
+    assert_said(
+        NOTEBOOK, f"mAP50 is {100 * results['test_map50']:.1f} ± {100 * results['test_map50_std']:.1f} % and mAP "
+                  f"{100 * results['test_map']:.1f} ± {100 * results['test_map_std']:.1f} %",
+        f"has an mAP of {100 * ssd['test_map']:.1f} %", f"SSD takes {ssd['ms_per_photo']:.1f} ms")
+    assert results["neck_gain_points"] < 0 and abs(results["weight_gain_points"]) < 2

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tests.definitions import definitions
-from tests.stored import assert_shown
+from tests.stored import assert_said, assert_shown
 
 NOTEBOOK = "Chapter08/Training_YOLO.ipynb"
 CPU = torch.device("cpu")
@@ -217,6 +217,18 @@ def test_milliseconds_are_those_of_a_photo():
 def test_what_the_stored_run_showed():
     results = assert_shown(NOTEBOOK, "{parameters:,} parameters; {ms_per_photo:.1f} ms a photo alone")
     assert results["test_map50"] > results["baseline_map50"] + 0.3
+
+
+def test_the_text_says_what_the_stored_runs_found():
+    assert_said(
+        NOTEBOOK, "mosaics change mAP50 by {mosaic_points:+.1f} ± {mosaic_reach_points:.1f} points",
+        "several scales by {scales_points:+.1f} ± {scales_reach_points:.1f}",
+        "by {early_average_points:+.1f} ± {early_average_reach_points:.1f} points after a third",
+        "by {late_average_points:+.1f} ± {late_average_reach_points:.1f} at the end",
+        "a photo takes {ms_per_photo:.1f} ms alone, and {ms_per_photo_batch_8:.1f} ms in a batch")
+    ssd, faster = (assert_shown(f"Chapter08/Training_{name}.ipynb") for name in ("SSD", "Faster_RCNN"))
+    assert_said(NOTEBOOK, f"SSD has mAP {ssd['test_map']:.2f} at {ssd['ms_per_photo']:.1f} ms, Faster R-CNN "
+                          f"{faster['test_map']:.2f} at {faster['ms_per_photo']:.1f} ms")
 
 
 def test_detections_are_a_hundred_at_most_and_the_best():
