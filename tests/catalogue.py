@@ -8,8 +8,9 @@ What they say comes from each notebook's title cell and its metadata under `shel
 the size of the download in words, for data that were already at hand when the notebook was measured; and, where a cell
 is tagged `hub`, `first_result`, which is filled with the results of the first part where only that was measured.
 
-The READMEs hold lists and no tables: GitHub shrinks a picture in a table to the width of the longest word beside it,
-down to nothing on a phone, and a badge that cannot be seen cannot be clicked.
+Where a README has the marks of tests.detectors, the detectors of all chapters are compared there, in a table and a
+figure. Otherwise the READMEs hold lists and no tables: GitHub shrinks a picture in a table to the width of the longest
+word beside it, down to nothing on a phone, and a badge that cannot be seen cannot be clicked.
 """
 from __future__ import annotations
 
@@ -19,13 +20,14 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from nbformat import NotebookNode
 
+from tests import detectors
 from tests.notebooks import ROOT, SLUG, NotebookError, is_current, name_of, notebooks, read, write, write_text
 
 BEGIN, END = "<!-- catalogue:begin -->", "<!-- catalogue:end -->"
@@ -253,6 +255,7 @@ def pieces(root: Path) -> list[Piece]:
     problems: list[str] = []
     found: list[Piece] = []
     sections: dict[int, str] = {}
+    compared: list[detectors.Detector] = []
     for folder in sorted(path for path in root.glob("Chapter[0-9][0-9]") if path.is_dir()):
         readme = folder / "README.md"
         chapter = {}
@@ -267,11 +270,15 @@ def pieces(root: Path) -> list[Piece]:
         if not chapter and not readme.exists():
             continue
         problems += _doubled_orders(chapter)
+        for name in _ordered(chapter):
+            with _noting(problems):
+                compared += filter(None, [detectors.detector_of(chapter[name], name)])
         with _noting(problems):
             piece = _readme_piece(root, readme, "\n".join(_full_item(chapter[one], one) for one in _ordered(chapter)))
             found.append(piece)
             items = "\n".join(_short_item(chapter[one], one) for one in _ordered(chapter))
             sections[int(folder.name[-2:])] = f"### [{_heading(piece)}]({folder.name}/README.md)\n\n{items}"
+    found = [part for piece in found for part in _compared(piece, compared)]
     with _noting(problems):
         found.append(_readme_piece(root, root / "README.md", "\n\n".join([_overview(sections), *sections.values()])))
     for piece in found:
@@ -328,6 +335,18 @@ def _readme_piece(root: Path, path: Path, text: str) -> Piece:
         raise NotebookError(f"{name}: needs one line `{BEGIN}` and, below it, one line `{END}`")
     wanted = present[:present.index(BEGIN)] + f"{BEGIN}\n{text}\n" + present[present.index(END):]
     return Piece(path, name, present, wanted)
+
+
+def _compared(piece: Piece, compared: list[detectors.Detector]) -> list[Piece]:
+    """The piece; a README with the marks of tests.detectors holds their table, and has their figure beside it."""
+    begin, end = (piece.wanted.find(mark) for mark in (detectors.BEGIN, detectors.END))
+    if piece.path.suffix != ".md" or not 0 <= begin < end:
+        return [piece]
+    wanted = piece.wanted[:begin] + f"{detectors.BEGIN}\n{detectors.table(compared)}\n" + piece.wanted[end:]
+    path = piece.path.with_name(detectors.FIGURE)
+    name = f"{piece.name.rpartition('/')[0]}/{path.name}"
+    present = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [replace(piece, wanted=wanted), Piece(path, name, present, detectors.figure(compared))]
 
 
 def _heading(readme: Piece) -> str:

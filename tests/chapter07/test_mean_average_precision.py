@@ -10,9 +10,12 @@ from torchmetrics.detection import MeanAveragePrecision
 from torchvision import ops
 
 from tests.definitions import definitions
+from tests.stored import assert_said
+
+NOTEBOOK = "Chapter07/Mean_average_precision.ipynb"
 
 lesson = definitions(
-    "Chapter07/Mean_average_precision.ipynb", "iou", "area", "by_score", "match", "precision_recall",
+    NOTEBOOK, "iou", "area", "by_score", "match", "precision_recall",
     "average_precision", "ap_readings", "match_at", "judge", "pooled_ap", "ap_table", "above", "verdicts", "flooded",
     "with_truth", "used_at", "bootstrap_maps", "coco_map", "THRESHOLDS", "SIZES")  # fmt: skip
 quickly = settings(deadline=None, derandomize=True, max_examples=20)
@@ -290,3 +293,10 @@ def test_torchmetrics_is_asked_for_cocos_recalls():
         lesson.ap_table(predictions, targets, range(3), THRESHOLDS).nanmean().item(), abs=1e-6)
     assert found["map_50"].item() == pytest.approx(
         lesson.ap_table(predictions, targets, range(3), THRESHOLDS[:1]).nanmean().item(), abs=1e-6)
+
+
+def test_the_text_says_what_the_stored_run_found():
+    assert_said(NOTEBOOK, "falls from {as_it_is_precision:.2f} to {squeezed_scores_precision:.2f}",
+                "lift mAP from {as_it_is_mAP:.3f} to {platelets_mended_mAP:.3f}, mended red cells only to "
+                "{red_cells_mended_mAP:.3f}", "is {test_map50:.3f} on 91 test photos",
+                "between {test_map50_low:.3f} and {test_map50_high:.3f}")

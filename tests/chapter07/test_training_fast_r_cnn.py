@@ -6,10 +6,12 @@ from torch import nn
 from torchvision import ops
 
 from tests.definitions import definitions
+from tests.stored import assert_said
 
+NOTEBOOK = "Chapter07/Training_Fast_R_CNN.ipynb"
 DEVIATION = torch.tensor([0.1, 0.1, 0.2, 0.2])
 lesson = definitions(
-    "Chapter07/Training_Fast_R_CNN.ipynb", "bin_edges", "roi_pool_by_hand", "bilinear", "roi_align_by_hand", "FastRCNN",
+    NOTEBOOK, "bin_edges", "roi_pool_by_hand", "bilinear", "roi_align_by_hand", "FastRCNN",
     "mirror", "sample_rois", "train_fast", "fast_outputs", "fast_photo", "rcnn_photo", "rcnn", "encode", "decode",
     "median_seconds")  # fmt: skip
 
@@ -227,3 +229,11 @@ def test_the_median_leaves_the_warm_up_out():
     calls = []
     seconds = lesson.median_seconds(lambda value: calls.append(value), 3, times=4)
     assert calls == [3] * 5 and 0 <= seconds < 0.1
+
+
+def test_the_text_says_what_the_stored_run_found():
+    assert_said(NOTEBOOK, "one pass over the photo is {trunk_speedup:.1f} times as fast",
+                "Fast R-CNN takes {fast_ms_per_photo:.0f} ms for a photo and R-CNN {rcnn_ms_per_photo:.0f} ms",
+                "Fast R-CNN is {speedup:.1f} times as fast without the proposals",
+                "an mAP50 of {fast_test_map50:.3f} ± {fast_test_map50_std:.3f} and R-CNN {rcnn_test_map50:.3f}",
+                "({fast_test_map:.3f} and {rcnn_test_map:.3f})")
