@@ -1,5 +1,8 @@
 """What Exploring_the_U_Net_architecture.ipynb defines: network, transposed convolution, measures, beside libraries."""
+import ast
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,8 @@ from torchmetrics.functional.classification import binary_jaccard_index
 from torchvision import tv_tensors
 
 from tests.definitions import definitions
+from tests.notebooks import ROOT, code_cells, read
+from tests.stored import assert_shown
 
 NOTEBOOK = "Chapter09/Exploring_the_U_Net_architecture.ipynb"
 CPU = torch.device("cpu")
@@ -177,14 +182,17 @@ def striped(n, side=16, seed=0):
 def test_training_learns_follows_its_seed_and_leaves_255_out():
     photos, labels = striped(8)
     models = [lesson.new_unet(0, 4, 1, CPU) for _ in range(3)]
-    losses = [lesson.train_unet(model, photos, labels, 12, 4, 1e-2, seed) for model, seed in zip(models, (0, 0, 1))]
-    assert losses[0].shape == (12,) and losses[0][-1] < 0.7 * losses[0][0]
+    losses = [lesson.train_unet(model, photos, labels, 50, 4, 1e-2, seed) for model, seed in zip(models, (0, 0, 1))]
+    assert losses[0].shape == (50,) and losses[0][-1] < 0.7 * losses[0][0]
     assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
     assert lesson.animal_iou(lesson.segment(models[0], photos), labels) > 50
-    changed = labels.clone()
-    changed[:, :, -1] = 1
-    other = lesson.train_unet(lesson.new_unet(0, 4, 1, CPU), photos, changed, 3, 4, 1e-2, 0)
-    assert not torch.allclose(other, losses[0][:3])
+    last = torch.arange(16) == 15  # the column of 255: a change of its labels is seen, and 255 of nothing is NaN
+    with_column = labels.masked_fill(last, 1)
+    one, other = (lesson.train_unet(lesson.new_unet(0, 4, 1, CPU), photos, some, 3, 4, 1e-2, 0)
+                  for some in (labels, with_column))
+    assert not torch.allclose(one, other)
+    only = lesson.train_unet(lesson.new_unet(0, 4, 1, CPU), photos, labels.masked_fill(~last, 255), 1, 4, 1e-2, 0)
+    assert only.isnan().all()
 
 
 def test_photo_and_labels_are_mirrored_together():
@@ -291,6 +299,8 @@ class Pets:
         return 9
 
     def __getitem__(self, k):
+        if k >= len(self):
+            raise IndexError(k)
         photo = np.full((40, 60, 3), k * 10 + (5 if self.split == "test" else 0), np.uint8)
         trimap = np.ones((40, 60), np.uint8)
         trimap[:, 20:40] = 3
@@ -316,3 +326,57 @@ def test_loading_keeps_photo_trimap_and_species_together(monkeypatch):
     assert trimaps.shape == (6, 20, 20) and trimaps.dtype == torch.int64
     row = trimaps[0, 0]
     assert set(row.tolist()) == {1, 2, 3} and (row.diff().abs() > 0).sum() == 2, "labels were mixed"
+
+
+# ---- the notebook as a whole
+
+
+def calls_of(function):
+    """The arguments, as source, of every call of a function at the top of the notebook's code cells."""
+    trees = [ast.parse(cell.source) for cell in code_cells(read(ROOT / NOTEBOOK))]
+    return [[ast.unparse(argument) for argument in node.args] for tree in trees for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == function]
+
+
+def test_training_and_test_photos_keep_their_roles():
+    assert {tuple(arguments[1:3]) for arguments in calls_of("train_unet")} == {("images", "labels")}
+    assert {arguments[1] for arguments in calls_of("segment")} == {"test_images", "images"}  # the second: in a function
+    scored = {arguments[1] for arguments in calls_of("animal_iou") + calls_of("accuracy_at")}
+    assert scored == {"test_labels"}
+    assert definitions(NOTEBOOK, "kinds").kinds == {"with skips": {"skips": True}, "without skips": {"skips": False}}
+    assert ["torch.arange(len(images))", "pairs"] in calls_of("without_twins")
+
+
+def test_results_are_taken_from_what_they_are_named_after():
+    cell, = (cell for cell in code_cells(read(ROOT / NOTEBOOK)) if "results" in cell.metadata.get("tags", []))
+    ups = ("transposed 2", "transposed 3", "resize")
+    columns = ["spread behind it", "spread of the logits", "IoU %"]
+    checker = pd.DataFrame([[up, *(10 * k + j for j in range(3))] for k, up in enumerate(ups, start=2)],
+                           columns=["upsampler", *columns])
+    space = {"iou": {"with skips": 1.0, "without skips": 2.0}, "baseline": 3.0, "gain": pd.Series([4.0, 6.0]),
+             "far": pd.Series([7.0]), "cuts": pd.DataFrame({"skip cut": [8.0, 0], "from below cut": [9.0, 0]}),
+             "correlations": pd.DataFrame({"skip": [0.1, 0], "from below": [0.2, 0]}), "pairs": [None] * 5,
+             "largest": 0.3, "photo_spread": 0.4, "ups": ups, "spreads": dict(zip(ups, (0.5, 0.6, 0.7))), "pd": pd,
+             "stats": checker.groupby("upsampler", sort=False)[columns]}
+    exec(cell.source, space)
+    expected = {"iou_with_skips_percent": 1, "iou_without_skips_percent": 2, "iou_constant_percent": 3,
+                "skip_gain_beside_border_points": 5, "skip_gain_beside_border_std": 2**0.5, "skip_gain_far_points": 7,
+                "iou_top_skip_cut_percent": 8, "iou_top_below_cut_percent": 9, "correlation_top_skip": 0.1,
+                "correlation_top_below": 0.2, "pairs_on_two_sides": 5, "largest_difference_to_pytorch": 0.3,
+                "spread_photos": 0.4}
+    for k, up in enumerate(("transposed_2", "transposed_3", "resize"), start=2):
+        expected |= {f"spread_random_{up}": 0.3 + k / 10, f"spread_behind_{up}": 10 * k,
+                     f"spread_logits_{up}": 10 * k + 1, f"iou_{up}_percent": 10 * k + 2}
+    assert space["results"] == pytest.approx(expected)
+
+
+def test_the_stored_run_shows_its_results_and_what_the_text_says_of_them():
+    found = assert_shown(
+        NOTEBOOK, "IoU {iou_with_skips_percent:.1f} % with skips, {iou_without_skips_percent:.1f} % without, constant "
+        "{iou_constant_percent:.1f} %; beside the border the skips bring {skip_gain_beside_border_points:+.1f}")
+    assert found["skip_gain_beside_border_points"] > 3 * found["skip_gain_far_points"]
+    assert found["correlation_top_skip"] < found["correlation_top_below"]
+    assert found["iou_top_below_cut_percent"] < found["iou_top_skip_cut_percent"]
+    for up in ("transposed_2", "transposed_3"):
+        assert found[f"spread_behind_{up}"] > 5 * found["spread_behind_resize"]
+        assert found[f"spread_logits_{up}"] < found["spread_photos"]

@@ -1,4 +1,6 @@
 """What Semantic_Segmentation_with_U_Net.ipynb defines: labels, losses, scores, training, beside libraries."""
+import ast
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,8 @@ from torchvision.models import ResNet18_Weights, resnet18
 from torchvision.transforms import v2
 
 from tests.definitions import definitions
+from tests.notebooks import ROOT, code_cells, read
+from tests.stored import assert_shown
 
 NOTEBOOK = "Chapter09/Semantic_Segmentation_with_U_Net.ipynb"
 CPU = torch.device("cpu")
@@ -342,9 +346,10 @@ def test_the_way_down_is_resnet18_and_every_stage_reaches_the_logits():
     model = lesson.ResNetUNet(encoder, colors.mean, colors.std, 3).eval()
     photos = random_photos(2, 64)
     stages = []
-    for block in model.down:
-        block.register_forward_hook(lambda block, x, y: stages.append(y))
+    hooks = [block.register_forward_hook(lambda block, x, y: stages.append(y)) for block in model.down]
     logits = model(lesson.photo_inputs(photos))
+    for hook in hooks:
+        hook.remove()
     assert logits.shape == (2, 3, 64, 64)
     x = v2.functional.normalize(photos.float() / 255, colors.mean, colors.std)
     x = encoder.eval().relu(encoder.bn1(encoder.conv1(x)))
@@ -367,3 +372,65 @@ def test_a_stages_skip_goes_to_the_level_of_its_size():
     model(torch.zeros(2, 3, 64, 64))
     assert received == {0: (32, 64, 64), 1: (128, 32, 32), 2: (128, 16, 16), 3: (256, 8, 8), 4: (512, 4, 4)}
     assert isinstance(model.head, nn.Conv2d)
+
+
+# ---- the notebook as a whole
+
+
+def calls_of(function):
+    """The arguments, as source, of every call of a function at the top of the notebook's code cells."""
+    trees = [ast.parse(cell.source) for cell in code_cells(read(ROOT / NOTEBOOK))]
+    return [[ast.unparse(argument) for argument in node.args] for tree in trees for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == function]
+
+
+def source_of(name):
+    """The value, as source, of the one assignment to a name at the top of the notebook."""
+    nodes = [node for cell in code_cells(read(ROOT / NOTEBOOK)) for node in ast.parse(cell.source).body]
+    found = [ast.unparse(node.value) for node in nodes
+             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name]
+    assert len(found) == 1, f"{name}: {len(found)} assignments"
+    return found[0]
+
+
+def test_training_and_test_photos_keep_their_roles():
+    assert calls_of("best_threshold") == [["train_photos[0]", "train_photos[1]"]]
+    assert {tuple(arguments[1:3]) for arguments in calls_of("try_recipes")} == {
+        ("train_photos", "test"), ("photos", "test")}
+    assert source_of("pictured") == "(train_photos[0], bilinear, train_photos[2])"
+    assert source_of("test") == "(images, trimaps, species)"
+    assert {arguments[1] for arguments in calls_of("train_segmenter")} == {"train_photos", "photos", "large_train"}
+    assert source_of("large_train") == "tuple((part[rows] for part in large['trainval']))"
+
+
+def test_results_are_taken_from_what_they_are_named_after():
+    cell, second = (cell for cell in code_cells(read(ROOT / NOTEBOOK)) if "results" in cell.metadata.get("tags", []))
+    columns = ["mean IoU", "cat", "dog", "background", "boundary accuracy", "pixel accuracy", "overconfidence"]
+    means = pd.DataFrame([[10.0 * k + j for j in range(len(columns))] for k in range(1, 4)], columns=columns,
+                         index=["cross-entropy", "Dice", "border as animal"])
+    opponents = pd.DataFrame({"mean IoU": [50.0, 51.0, 52.0], "pixel accuracy": [60.0, 61.0, 62.0]},
+                             index=["U-Net", "most frequent class", "color threshold"])
+    pairs = {name: pd.Series([value - 1, value + 1.0]) for name, value in
+             (("by_dice", 70.0), ("by_crops", 75.0), ("by_picture", 80.0), ("by_vote", 90.0), ("by_weights", 95.0))}
+    space = pairs | {"means": means, "opponents": opponents, "invented": 1.5, "share": 2.5, "own_iou": [0, 0, 0, 0.35],
+                     "pairs": [None] * 3, "pd": pd, "large_runs": pd.DataFrame(
+                         {"recipe": ["pretrained", "from scratch"], "mean IoU": [7.0, 6.0]})}
+    exec(cell.source, space)
+    exec(second.source, space)
+    spread = 2**0.5
+    assert space["results"] == pytest.approx({
+        "mean_iou_percent": 10, "cat_iou_percent": 11, "dog_iou_percent": 12, "background_iou_percent": 13,
+        "boundary_accuracy_percent": 14, "pixel_accuracy_percent": 15, "frequent_class_iou_percent": 51,
+        "frequent_class_accuracy_percent": 61, "color_iou_percent": 52, "dice_gain_points": 70, "dice_gain_std": spread,
+        "dice_overconfidence_points": 26, "cross_entropy_overconfidence_points": 16, "crops_gain_points": 75,
+        "crops_gain_std": spread, "picture_labels_boundary_points": 80, "picture_labels_boundary_std": spread,
+        "vote_gain_points": 90, "false_background_percent": 1.5, "border_share_percent": 2.5,
+        "border_own_class_iou_percent": 35, "pairs_on_two_sides": 3, "Dice_mean_iou_percent": 20,
+        "border_as_animal_mean_iou_percent": 30, "large_scratch_mean_iou_percent": 6,
+        "large_pretrained_mean_iou_percent": 7, "pretrained_gain_points": 95, "pretrained_gain_std": spread})
+
+
+def test_the_stored_run_shows_its_results():
+    found = assert_shown(NOTEBOOK, "mean IoU {mean_iou_percent:.1f} %", "{picture_labels_boundary_points:+.1f} ± ",
+                         "the vote brings {vote_gain_points:+.1f}", "{crops_gain_points:+.1f} ± ")
+    assert found["frequent_class_accuracy_percent"] > 50 > found["frequent_class_iou_percent"]
