@@ -14,6 +14,7 @@ from skimage.measure import label
 from torch import nn
 
 from tests.definitions import definitions
+from tests.stored import assert_shown
 
 lesson = definitions(
     "Chapter09/Instance_Segmentation.ipynb", "fetch_nuclei", "load_nuclei", "middle", "renumbered", "one_form",
@@ -25,10 +26,10 @@ quick = settings(deadline=None, max_examples=40)
 seeds = st.integers(0, 10**6)
 
 
-def blobs(seed, side=32, count=8):
+def blobs(seed, side=32, count=8, fewest=0):
     """A random label map, numbers 1 to n without gaps: rectangles over one another, many of which touch."""
     rng, labels = np.random.default_rng(seed), np.zeros((side, side), np.int64)
-    for number in range(1, int(rng.integers(0, count + 1)) + 1):
+    for number in range(1, int(rng.integers(fewest, count + 1)) + 1):
         y, x = rng.integers(0, side - 2, 2)
         h, w = rng.integers(1, side // 2, 2)
         labels[y : y + h, x : x + w] = number
@@ -110,9 +111,10 @@ def test_markers_must_lie_inside_and_a_threshold_matters():
     y = np.zeros((3, 8, 8), np.float32)
     y[1:] = 1.0
     assert lesson.by_center(y, 0.5).max() == 0 == lesson.by_boundary(y, 0.5).max()  # nothing is inside
-    y[0], y[1], y[2] = 1, 0.4, 0.6
-    assert [lesson.by_boundary(y, tau).max() for tau in (0.3, 0.5)] == [0, 1]
-    assert [lesson.by_center(y, tau).max() for tau in (0.5, 0.7)] == [1, 0]
+    y[0], y[1], y[2] = 1, 0.4, 0.1
+    y[1, :, 4], y[2, :, 1], y[2, :, 6] = 0.9, 0.8, 0.6  # a boundary between two halves, whose centers differ in height
+    assert [lesson.by_boundary(y, tau).max() for tau in (0.3, 0.5, 1.0)] == [1, 2, 1]  # none, two, one marker
+    assert [lesson.by_center(y, tau).max() for tau in (0.05, 0.5, 0.7, 0.9)] == [1, 2, 1, 1]
 
 
 def test_a_blob_without_a_marker_stays_one_object():
@@ -173,9 +175,7 @@ def test_scores_are_means_over_the_objects(seed):
 @given(seeds)
 def test_judge_equals_torchmetrics(seed):
     rng = np.random.default_rng(seed)
-    true = [blobs(seed + k, count=6) for k in range(4)]
-    if not sum(one.max() for one in true):
-        return
+    true = [blobs(seed + k, count=6, fewest=1) for k in range(4)]  # torchmetrics skips pictures without a true mask
     found = [np.roll(one, rng.integers(0, 3, 2), axis=(0, 1)) if k else blobs(seed + 9) for k, one in enumerate(true)]
     found = [lesson.renumbered(one) if one.any() else one for one in found]
     sure = [rng.random((32, 32)).astype(np.float32) for _ in true]
@@ -190,6 +190,11 @@ def test_judge_of_nothing_found_and_of_the_truth():
     assert lesson.judge(true, sure, true) == {"mAP": 1.0, "AP50": 1.0, "count error": 0.0}
     nothing = lesson.judge([np.zeros((40, 60), np.int64)] * 2, sure, true)
     assert nothing == {"mAP": 0.0, "AP50": 0.0, "count error": 2.0}
+
+
+def test_false_objects_count_on_pictures_without_true_ones_too():
+    empty, sure = np.zeros((40, 60), np.int64), [np.full((40, 60), 0.9), np.full((40, 60), 0.5)]
+    assert lesson.judge([two_circles(), two_circles()], sure, [empty, two_circles()])["mAP"] == pytest.approx(0.5)
 
 
 def test_every_true_object_is_claimed_once_and_by_the_surest():
@@ -394,3 +399,13 @@ def test_targets_have_boxes_with_area_even_for_one_pixel():
     assert target["boxes"].tolist() == [[5, 4, 6, 5], [1, 1, 4, 3]]
     assert target["masks"].dtype == torch.uint8 and target["masks"].sum((1, 2)).tolist() == [1, 6]
     assert target["labels"].tolist() == [1, 1]
+
+
+def test_stored_results_are_what_the_notebook_shows():
+    results = assert_shown(
+        "Chapter09/Instance_Segmentation.ipynb",
+        "test mAP {test_map:.3f} ± {test_map_std:.3f} (std), without a network {baseline_map:.3f}",
+        "count error: guess {guess_count_mae:.1f}, Otsu {baseline_count_mae:.1f}, network {count_mae:.1f} nuclei",
+        "markers instead of blobs, same maps: mAP {gain_of_markers:+.3f} ± {gain_of_markers_std:.3f} (std)")
+    assert results["test_map"] - results["blobs_map"] == pytest.approx(results["gain_of_markers"])
+    assert sum(results[f"{kind}_percent"] for kind in ("found", "merged", "split", "missed")) == pytest.approx(100)
