@@ -262,16 +262,18 @@ def penn_fudan() -> Files:
 
 COCO_NAMES = {"airplane": 5, "automobile": 3, "bird": 16, "bottle": 44, "cat": 17, "dog": 18, "horse": 19, "ship": 9,
               "truck": 8}  # what scenes draws: its number among COCO's 91
+COCO_PHOTOS = (139, 285, 632, 724, 776, 785, 802, 872, 885, 1000, 1268, 1296, 1353, 1425, 1490, 1503, 1532, 1584, 1675,
+               1761, 1818, 1993, 2006, 2149)  # the first of val2017
 
 
 @functools.cache
 def coco_photos() -> list[tuple[str, np.ndarray, list]]:
     """Of each photo its file, its pixels and what is placed in it; the last one shows nothing that has a name."""
     rng, photos = np.random.default_rng(106), []
-    for number in range(24):
+    for number, photo in enumerate(COCO_PHOTOS):
         names = list(rng.choice(list(COCO_NAMES), rng.integers(1, 5))) if number < 23 else []
         picture, placed = scenes.several(names, (320, 240) if number % 3 else (240, 320), rng)
-        photos.append((f"{139 + 146 * number:012d}.jpg", picture, placed))
+        photos.append((f"{photo:012d}.jpg", picture, placed))
     return photos
 
 
@@ -484,17 +486,13 @@ def use_picture(url: str) -> None:
 RAW = "https://raw.githubusercontent.com"
 STYLE = f"{RAW}/gordicaleksa/pytorch-neural-style-transfer/e5e4c9d56acd0782f7b57b30b008388fb52d9f63/data"
 
-SINGLE_PHOTOS = 6  # of COCO's are also planted under their own addresses, those with the lowest numbers
-
-
-def coco_photo(number: int) -> Callable[[], bytes]:
-    """What makes one of the photos."""
-    return lambda: encoded(coco_photos()[number][1])
+def coco_photo(number: int) -> tuple[str, Url]:
+    """One of the photos alone, under the address that its record names."""
+    return f"http://images.cocodataset.org/val2017/{COCO_PHOTOS[number]:012d}.jpg", Url(
+        lambda: encoded(coco_photos()[number][1]), use_coco_photo, licence="Flickr's terms")
 
 
 ENTRIES: dict[str, tuple[str, Url]] = {
-    **{f"COCO photo {number}": (f"http://images.cocodataset.org/val2017/{139 + 146 * number:012d}.jpg", Url(
-        coco_photo(number), use_coco_photo, licence="Flickr's terms")) for number in range(SINGLE_PHOTOS)},
     "BCCD": at_commit("Shenggan/BCCD_Dataset", "d272fb14cdff6e473fafeeeba32aba5f560e9e43", bccd, use_bccd, "MIT"),
     "raccoons": at_commit("datitran/raccoon_dataset", "93938849301895fb73909842ba04af9b602f677a", raccoons,
                           use_raccoons,
@@ -511,6 +509,8 @@ ENTRIES: dict[str, tuple[str, Url]] = {
         packed(penn_fudan), unpacked(use_penn_fudan))),
     "COCO photos": ("http://images.cocodataset.org/zips/val2017.zip", Url(
         packed(coco_pictures), unpacked(use_coco_photos), licence="Flickr's terms")),
+    "COCO photo 0": coco_photo(0), "COCO photo 1": coco_photo(1), "COCO photo 2": coco_photo(2),
+    "COCO photo 3": coco_photo(3), "COCO photo 4": coco_photo(4), "COCO photo 5": coco_photo(5),
     "COCO annotations": ("http://images.cocodataset.org/annotations/annotations_trainval2017.zip", Url(
         packed(coco_annotations), unpacked(use_coco_annotations), licence="CC BY 4.0")),
     "style vg_la_cafe": (f"{STYLE}/style-images/vg_la_cafe.jpg", Url(
