@@ -1,4 +1,4 @@
-"""Drawn blood under the microscope: whole smears with boxes, and single cells with or without parasites."""
+"""Drawn cells under the microscope: smears of blood with boxes, single cells with or without parasites, nuclei."""
 from __future__ import annotations
 
 import numpy as np
@@ -45,3 +45,29 @@ def cell(infected: bool, rng: np.random.Generator) -> np.ndarray:
         canvas.ellipse(tuple(at + 0.02), (0.045, 0.04), shade(color, 0.95))
     picture = np.asarray(canvas.finish(), dtype=float)
     return np.clip(picture + rng.normal(0, 4, picture.shape) * (picture > 0), 0, 255).astype(np.uint8)
+
+
+def nuclei(size: tuple[int, int], slide: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A crop of `size` (width, height) of a slide, RGB uint8, and its label map: ellipses, many of which touch.
+
+    Slides differ in their light and in the nuclei's size; every third is stained: dark nuclei on a light ground.
+    """
+    ground, light = 4 + 3 * (slide % 4), 70 + 25 * (slide % 3)
+    radius = 7 + 2 * (slide % 5)
+    y, x = np.mgrid[: size[1], : size[0]]
+    picture, numbers = np.full((size[1], size[0]), float(ground)), np.zeros((size[1], size[0]), dtype=np.uint8)
+    places = [rng.uniform(0, size) for _ in range(int(rng.integers(5, 11)))]
+    places += [place + radius * np.array([1.7, 0.3]) for place in places[::2]]  # neighbors that touch
+    for place in places:
+        a, b = radius * rng.uniform(0.8, 1.1, 2)
+        inside = ((x - place[0]) / a) ** 2 + ((y - place[1]) / b) ** 2 <= 1
+        inside &= numbers == 0
+        if inside.sum() >= 25:
+            numbers[inside] = numbers.max() + 1
+            picture[inside] = light * rng.uniform(0.8, 1.2)
+    picture = picture + rng.normal(0, 2.5, picture.shape)
+    if slide % 3 == 2:
+        colors = np.array([215.0, 195.0, 220.0]) - picture[..., None] * np.array([1.2, 1.5, 0.8])
+    else:
+        colors = np.repeat(picture[..., None], 3, axis=2)
+    return colors.clip(0, 255).astype(np.uint8), numbers

@@ -6,6 +6,8 @@ The closed network answers these URLs from the world, whichever library asks (ur
 from __future__ import annotations
 
 import csv
+import functools
+import hashlib
 import io
 import json
 import tempfile
@@ -223,6 +225,20 @@ def malaria() -> Files:
         yield f"cell_images/{folder}/Thumbs.db", b"not a picture"
 
 
+def nuclei() -> Files:
+    """A folder for each picture, named by a hash: the picture with transparency, and a mask for each nucleus."""
+    rng = np.random.default_rng(107)
+    for number in range(23):
+        size = (320, 256) if number % 11 % 3 == 2 else (256, 256)
+        picture, numbers = blood.nuclei((520, 696) if number == 22 else size, number % 11, rng)
+        opaque = np.full((*picture.shape[:2], 1), 255, dtype=np.uint8)
+        name = hashlib.sha256(b"nuclei %d" % number).hexdigest()
+        yield f"{name}/images/{name}.png", encoded(np.concatenate([picture, opaque], axis=2), "PNG")
+        for one in range(1, numbers.max() + 1):
+            mask = hashlib.sha256(b"nucleus %d %d" % (number, one)).hexdigest()
+            yield f"{name}/masks/{mask}.png", encoded((255 * (numbers == one)).astype(np.uint8), "PNG")
+
+
 def penn_fudan() -> Files:
     """People in streets and a mask for each photo: 0 the background, 1 … N the people."""
     rng = np.random.default_rng(105)
@@ -246,15 +262,18 @@ def penn_fudan() -> Files:
 
 COCO_NAMES = {"airplane": 5, "automobile": 3, "bird": 16, "bottle": 44, "cat": 17, "dog": 18, "horse": 19, "ship": 9,
               "truck": 8}  # what scenes draws: its number among COCO's 91
+COCO_PHOTOS = (139, 285, 632, 724, 776, 785, 802, 872, 885, 1000, 1268, 1296, 1353, 1425, 1490, 1503, 1532, 1584, 1675,
+               1761, 1818, 1993, 2006, 2149)  # the first of val2017
 
 
+@functools.cache
 def coco_photos() -> list[tuple[str, np.ndarray, list]]:
     """Of each photo its file, its pixels and what is placed in it; the last one shows nothing that has a name."""
     rng, photos = np.random.default_rng(106), []
-    for number in range(24):
+    for number, photo in enumerate(COCO_PHOTOS):
         names = list(rng.choice(list(COCO_NAMES), rng.integers(1, 5))) if number < 23 else []
         picture, placed = scenes.several(names, (320, 240) if number % 3 else (240, 320), rng)
-        photos.append((f"{139 + 146 * number:012d}.jpg", picture, placed))
+        photos.append((f"{photo:012d}.jpg", picture, placed))
     return photos
 
 
@@ -397,6 +416,22 @@ def use_malaria(folder: Path) -> None:
     assert labels.mean() == 0.5 and reached > 0.7, reached
 
 
+def use_nuclei(folder: Path) -> None:
+    """One mask for each nucleus, none of which overlap; light and dark grounds; one picture has another size."""
+    pictures = sorted(folder.glob("*/images/*.png"))
+    heights, grounds = [], []
+    for path in pictures:
+        image = Image.open(path)
+        assert image.mode == "RGBA" and path.stem == path.parent.parent.name and len(path.stem) == 64
+        masks = np.stack([np.asarray(Image.open(mask)) for mask in (path.parent.parent / "masks").glob("*.png")])
+        assert masks.shape[1:] == image.size[::-1] and set(np.unique(masks)) == {0, 255}
+        assert (masks > 0).any(axis=(1, 2)).all() and (masks > 0).sum(axis=0).max() == 1
+        heights.append(image.height)
+        grounds.append(np.median(np.asarray(image.convert("L"))))
+    assert len(pictures) == 23 and heights.count(256) == 22
+    assert min(grounds) < 30 and max(grounds) > 150
+
+
 def use_penn_fudan(folder: Path) -> None:
     """A mask for each photo, with the numbers from 0 on."""
     photos = sorted((folder / "PennFudanPed/PNGImages").glob("*.png"))
@@ -434,6 +469,13 @@ def use_coco_annotations(folder: Path) -> None:
     assert len(said[0][1]) == 5
 
 
+def use_coco_photo(url: str) -> None:
+    """A photo alone, in color, under the address that its record names."""
+    with urllib.request.urlopen(url) as answer:
+        image = Image.open(io.BytesIO(answer.read()))
+    assert (image.format, image.mode) == ("JPEG", "RGB") and sorted(image.size) == [240, 320]
+
+
 def use_picture(url: str) -> None:
     """A picture in color, by urllib."""
     with urllib.request.urlopen(url) as answer:
@@ -443,6 +485,12 @@ def use_picture(url: str) -> None:
 
 RAW = "https://raw.githubusercontent.com"
 STYLE = f"{RAW}/gordicaleksa/pytorch-neural-style-transfer/e5e4c9d56acd0782f7b57b30b008388fb52d9f63/data"
+
+def coco_photo(number: int) -> tuple[str, Url]:
+    """One of the photos alone, under the address that its record names."""
+    return f"http://images.cocodataset.org/val2017/{COCO_PHOTOS[number]:012d}.jpg", Url(
+        lambda: encoded(coco_photos()[number][1]), use_coco_photo, licence="Flickr's terms")
+
 
 ENTRIES: dict[str, tuple[str, Url]] = {
     "BCCD": at_commit("Shenggan/BCCD_Dataset", "d272fb14cdff6e473fafeeeba32aba5f560e9e43", bccd, use_bccd, "MIT"),
@@ -455,10 +503,14 @@ ENTRIES: dict[str, tuple[str, Url]] = {
                         "CC BY-NC 4.0"),
     "malaria": ("https://data.lhncbc.nlm.nih.gov/public/Malaria/cell_images.zip", Url(
         packed(malaria), unpacked(use_malaria), Size(353452851), "public domain")),
+    "nuclei": ("https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip", Url(
+        packed(nuclei), unpacked(use_nuclei), licence="CC0")),
     "Penn-Fudan": ("https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip", Url(
         packed(penn_fudan), unpacked(use_penn_fudan))),
     "COCO photos": ("http://images.cocodataset.org/zips/val2017.zip", Url(
         packed(coco_pictures), unpacked(use_coco_photos), licence="Flickr's terms")),
+    "COCO photo 0": coco_photo(0), "COCO photo 1": coco_photo(1), "COCO photo 2": coco_photo(2),
+    "COCO photo 3": coco_photo(3), "COCO photo 4": coco_photo(4), "COCO photo 5": coco_photo(5),
     "COCO annotations": ("http://images.cocodataset.org/annotations/annotations_trainval2017.zip", Url(
         packed(coco_annotations), unpacked(use_coco_annotations), licence="CC BY 4.0")),
     "style vg_la_cafe": (f"{STYLE}/style-images/vg_la_cafe.jpg", Url(
