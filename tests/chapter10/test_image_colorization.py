@@ -34,7 +34,7 @@ def some_images(n=3, height=16, width=12, seed=0):
 @pytest.mark.parametrize("scale", [1.0, 0.05, 0.002])
 def test_lab_equals_scikit_images_in_the_light_and_in_the_dark(scale):
     images = scale * some_images()
-    theirs = torch.from_numpy(rgb2lab(images, channel_axis=1)).float()
+    theirs = torch.from_numpy(rgb2lab(images.numpy(), channel_axis=1)).float()
     torch.testing.assert_close(lesson.rgb_to_lab(images), theirs, rtol=1e-3, atol=0.01)
 
 
@@ -43,7 +43,7 @@ def test_every_color_of_eight_bits_goes_and_returns():
     steps = torch.linspace(0, 1, 18)
     images = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).flatten(2)[None]
     lab = lesson.rgb_to_lab(images)
-    theirs = torch.from_numpy(rgb2lab(images, channel_axis=1)).float()
+    theirs = torch.from_numpy(rgb2lab(images.numpy(), channel_axis=1)).float()
     torch.testing.assert_close(lab, theirs, rtol=1e-3, atol=0.01)
     torch.testing.assert_close(lesson.lab_to_rgb(lab), images, rtol=0, atol=2e-3)
     assert deltaE_cie76(lab.movedim(1, -1).numpy(), theirs.movedim(1, -1).numpy()).max() < 0.02
@@ -290,6 +290,13 @@ def test_results_are_taken_from_the_row_that_they_name():
 
 
 def test_a_color_network_is_scored_by_its_own_outputs():
-    cell, = (cell.source for cell in code_cells(read(ROOT / NOTEBOOK)) if "scores = pd.DataFrame(" in cell.source)
+    cell, = (cell.source for cell in code_cells(read(ROOT / NOTEBOOK)) if "rows.append(score_of(" in cell.source)
     assert 'lab["test"][:, :1], rgb["test"]' in cell and "annealed_mean(z, centers, TEMPERATURE)" in cell
-    assert "AB_SCALE * z if name" in cell
+    assert "AB_SCALE * z if name" in cell and "score_of(name, images, truth)" in cell
+
+
+def test_a_row_of_the_table_has_both_measures():
+    images, others = some_images(), some_images(seed=1)
+    row = definitions(NOTEBOOK, "score_of").score_of("x", images, others)
+    assert row["PSNR (dB)"] == pytest.approx(lesson.psnr(images, others).mean().item()) and row["method"] == "x"
+    assert row["colorfulness"] == pytest.approx(lesson.colorfulness(images).mean().item())

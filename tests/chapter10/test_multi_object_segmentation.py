@@ -1,5 +1,6 @@
 """What Multi_object_segmentation.ipynb defines: targets, polygons, run lengths, overlaps, grids, fine-tuning."""
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from torchvision.datasets import CocoDetection
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from tests.definitions import definitions
+from tests.notebooks import ROOT, code_cells, read
 
+NOTEBOOK = "Chapter10/Multi_object_segmentation.ipynb"
 lesson = definitions(
-    "Chapter10/Multi_object_segmentation.ipynb", "CocoObjects", "polygon_mask", "run_lengths", "from_run_lengths",
+    NOTEBOOK, "CocoObjects", "polygon_mask", "run_lengths", "from_run_lengths",
     "mask_overlaps", "paste", "on_grid", "simple_masks", "as_found", "renamed", "keep_kinds", "predict_masks",
     "fine_tune_masks", "coco_map")
 quickly = settings(deadline=None, derandomize=True, max_examples=40)
@@ -242,3 +245,20 @@ def test_predicted_masks_are_cut_at_one_half_in_evaluation_mode():
     found, = lesson.predict_masks(model, [torch.zeros(3, 5, 8, dtype=torch.uint8)], torch.device("cpu"))
     assert not model.training and found["masks"].dtype == torch.bool
     assert found["masks"].shape == (1, 5, 8) and found["masks"].sum() == 15
+
+
+# ---- what the notebook does with them, as it stands there
+
+
+def test_results_are_taken_from_the_row_that_they_name():
+    cell, = (cell.source for cell in code_cells(read(ROOT / NOTEBOOK)) if cell.source.startswith("results = "))
+    entries = re.findall(r'"(filled_box|ellipse|grid_\d+)_mask_map(|_small|_large)": (.*),', cell)
+    assert len(entries) == 6
+    for way, size, source in entries:
+        row = re.sub(r"grid (\d+)", r"grid \1×\1", way.replace("_", " "))
+        assert source == f'table.loc["{row}", "{size[1:] or "mask mAP"}"]'
+
+
+def test_the_network_has_an_output_for_the_background():
+    source = "\n".join(cell.source for cell in code_cells(read(ROOT / NOTEBOOK)))
+    assert "new_heads(model, len(kinds) + 1)" in source
