@@ -16,6 +16,7 @@ from torch import nn
 
 from tests.definitions import definitions
 from tests.notebooks import ROOT, code_cells, read
+from tests.stored import assert_shown
 
 NOTEBOOK = "Chapter10/Image_colorization.ipynb"
 lesson = definitions(
@@ -300,3 +301,12 @@ def test_a_row_of_the_table_has_both_measures():
     row = definitions(NOTEBOOK, "score_of").score_of("x", images, others)
     assert row["PSNR (dB)"] == pytest.approx(lesson.psnr(images, others).mean().item()) and row["method"] == "x"
     assert row["colorfulness"] == pytest.approx(lesson.colorfulness(images).mean().item())
+
+
+def test_stored_results_are_what_the_notebook_shows():
+    results = assert_shown(
+        NOTEBOOK, "the true colors at half the resolution: PSNR {psnr_half_resolution_db:.1f} dB", "{bins:.0f} bins;",
+        "colorfulness of the true test photos: {test_colorfulness_true:.1f}",
+        "{test_psnr_l1_db:.2f}", "{test_psnr_rebalanced_db:.2f}")
+    assert results["test_psnr_rebalanced_db"] < results["test_psnr_l1_db"] > results["test_psnr_gray_db"]
+    assert results["test_colorfulness_l1"] < results["test_colorfulness_rebalanced"] < results["test_colorfulness_true"]
