@@ -157,7 +157,7 @@ def test_no_source_video_is_new_and_known(seed):
     assert (train.int() + leaky.int() + apart.int() == 1).all()
     videos = {name: set(sources[rows].tolist()) for name, rows in parts.items()}
     assert not videos["new videos"] & videos["train"] and len(videos["new videos"]) == 12
-    assert len(videos["other clips of the same videos"] & videos["train"]) >= 20
+    assert len(videos["known videos"] & videos["train"]) >= 20
     assert 0.1 < leaky.sum() / (~apart).sum() < 0.4
 
 
