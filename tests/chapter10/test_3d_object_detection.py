@@ -1,5 +1,7 @@
 """Rays and boxes, maps from above, rotated IoU, targets, average precision, KITTI's coordinates: the 3-D notebook."""
+import ast
 import math
+import re
 
 import cv2
 import numpy as np
@@ -12,9 +14,13 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import binned_statistic_2d
 
 from tests.definitions import definitions
+from tests.notebooks import ROOT, code_cells, parse, read
+from tests.stored import assert_shown
+from tests.structure import output_texts
 
+NOTEBOOK = "Chapter10/3D_object_detection.ipynb"
 lesson = definitions(
-    "Chapter10/3D_object_detection.ipynb", "corners_of", "corners_3d", "ray_box", "laser_directions", "scan",
+    NOTEBOOK, "corners_of", "corners_3d", "ray_box", "laser_directions", "scan",
     "random_world", "map_from_above", "cut", "shoelace", "overlap", "rotated_iou", "encode_angle", "decode_angle",
     "targets_of", "decode", "suppress", "detector", "detection_loss", "train_detector_3d", "mirrored", "simulate",
     "detect_3d", "match_found", "precision_recall", "clump_boxes", "camera_to_lidar", "read_kitti", "turnable",
@@ -451,3 +457,29 @@ def test_opencv_agrees_about_overlaps_that_share_an_edge():
     one, other = np.array([0, 0, 0, 2.0, 2.0, 1, 0.0]), np.array([2.0, 0, 0, 2.0, 2.0, 1, 0.0])
     area, _ = cv2.intersectConvexConvex(*lesson.corners_of(np.stack([one, other])).astype(np.float32))
     assert lesson.rotated_iou(one, other) == pytest.approx(area, abs=1e-9) == 0.0
+
+
+def test_no_world_is_in_training_and_test():
+    """The notebook's own lines, with the simulator replaced by one that tells its seed."""
+    cell = next(cell.source for cell in code_cells(read(ROOT / NOTEBOOK)) if cell.source.startswith("counts = {"))
+    space = {"simulate": lambda count, seed, *_: [(f"world {seed}", count)] * count, "mirrored": lambda *scene: scene,
+             "TRAIN_SCENES": 3, "TEST_SCENES": 2, "directions": None, "SENSOR_HEIGHT": None, "LEAST_POINTS": None}
+    exec(compile(ast.Module(parse(cell).body[:3], []), NOTEBOOK, "exec"), space)
+    scenes = space["scenes"]
+    assert len(scenes["train"]) == 6 and len(scenes["test"]) == 2
+    assert not {name for name, _ in scenes["train"]} & {name for name, _ in scenes["test"]}
+
+
+def test_stored_results_are_what_the_notebook_shows():
+    found = assert_shown(NOTEBOOK, "AP {sine_cosine_ap_from_above:.3f}, clumps {clumps_ap_from_above:.3f}",
+                         "'labeled cars in range': {kitti_labeled_cars_in_range:.0f}, 'found': {kitti_found:.0f}, "
+                         "'false alarms': {kitti_false_alarms:.0f}")
+    lines = [line for cell in code_cells(read(ROOT / NOTEBOOK)) for text in output_texts(cell)
+             for line in text.splitlines()]
+    for way, name in (("sine and cosine", "sine_cosine"), ("angle itself", "angle"), ("clumps", "clumps")):
+        row = next(line for line in lines if re.match(rf"{way} +[\d.]", line))
+        means = [float(value) for value in row.removeprefix(way).split()][::2]
+        stored = [found[f"{name}_{column}"] for column in (
+            "ap_from_above", "ap_in_space", "within_15_degrees_percent", "turned_around_percent")]
+        assert means == pytest.approx(stored, abs=0.006)
+        assert found[f"{name}_ap_in_space"] < found[f"{name}_ap_from_above"]

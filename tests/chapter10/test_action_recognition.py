@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.definitions import definitions
 from tests.notebooks import ROOT, code_cells, parse, read
 from tests.offline.drawing import clips as films
+from tests.stored import assert_shown
 
 NOTEBOOK = "Chapter10/action_recognition.ipynb"
 lesson = definitions(
@@ -253,3 +254,25 @@ def test_a_source_video_on_two_sides_stops_the_notebook(tmp_path, monkeypatch):
 def test_accuracy_counts_rows():
     logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0], [1.0, 0.0]])
     assert lesson.accuracy(logits, torch.tensor([0, 1, 1, 0])) == 0.75
+
+
+def test_stored_results_are_what_the_notebook_shows():
+    found = assert_shown(NOTEBOOK, "'averaged 2-D': '{averaged_pairs_percent:.1f} % of the pairs'",
+                         "averaged 2-D: logits of a clip and of its reverse differ by at most "
+                         "{averaged_logit_gap_of_reversed:.1e}")
+    assert found["averaged_test_accuracy_percent"] < 51 < 85 < found["conv3d_test_accuracy_percent"]
+    assert found["conv3d_reversed_called_reverse_percent"] > found["conv3d_shuffled_accuracy_percent"] + 20
+    assert found["averaged_known_videos_percent"] > 50 > found["averaged_new_videos_percent"]
+    assert abs(found["conv3d_known_videos_percent"] - found["conv3d_new_videos_percent"]) < 10
+
+
+def test_the_reverse_of_a_test_clip_has_the_reverse_action():
+    cell = next(cell.source for cell in code_cells(read(ROOT / NOTEBOOK)) if "\ntest_set = " in cell.source)
+    statement = next(node for node in parse(cell).body if ast.unparse(node).startswith("test_set = "))
+    clips, actions = lesson.draw_clips(12, 0, 4, 16, 0.0)
+    space = {"torch": torch, "forward": clips, "actions": actions}
+    exec(compile(ast.Module([statement], []), NOTEBOOK, "exec"), space)
+    both, labels = space["test_set"]
+    assert torch.equal(both[12:].flip(2), both[:12])
+    assert all(tuple(sorted(pair)) in {(0, 1), (2, 3), (4, 5)} and pair[0] != pair[1]
+               for pair in zip(labels[:12].tolist(), labels[12:].tolist()))

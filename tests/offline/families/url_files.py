@@ -364,6 +364,30 @@ def kitti_frames() -> Files:
             f"{name}: {values}\n" for name, values in turned.items()), "\n"]).encode()
 
 
+def pose_photos() -> Files:
+    """Four photos of people, and their joints as COCO writes them; some joints and one person without labels."""
+    rng, images, people = np.random.default_rng(110), [], []
+    for number in (785, 40083, 196141, 197388):
+        picture = scenes.background((640, 427), rng).astype(np.uint8)
+        images.append({"id": number, "file_name": f"{number:012d}.jpg", "width": 640, "height": 427, "license": 4})
+        for _ in range(1 if number == 785 else 3):
+            left, top, high = rng.uniform(0, 440), rng.uniform(0, 120), rng.uniform(120, 300)
+            box = (left, top, high * 0.6, high)
+            x0, y0 = int(left), int(top)
+            picture[y0:int(top + high), x0:int(left + high * 0.6)] = rng.integers(0, 255, 3)
+            seen = rng.integers(0, 3, 17) if number != 785 else np.full(17, 2)
+            seen *= int(len(people) != 2)
+            joints = rng.uniform((left, top), (left + high * 0.6, top + high), (17, 2)).round() * (seen > 0)[:, None]
+            people.append({"id": len(people) + 1, "image_id": number, "category_id": 1, "iscrowd": 0,
+                           "num_keypoints": int((seen > 0).sum()), "area": float(high * high * 0.3),
+                           "bbox": [round(float(value), 2) for value in box],
+                           "keypoints": [int(value) for value in np.column_stack([joints, seen]).ravel()]})
+        yield f"tests/data/coco/{number:012d}.jpg", encoded(picture)
+    yield "tests/data/coco/test_coco.json", json.dumps({
+        "info": {}, "licenses": [], "images": images, "annotations": people,
+        "categories": [{"id": 1, "name": "person", "supercategory": "person"}]}).encode()
+
+
 def action_clips() -> Files:
     """Of the many files of a video library the clip that its tests read: 340 by 256 pixels, 30 frames a second."""
     rng = np.random.default_rng(107)
@@ -461,6 +485,16 @@ def use_kitti_frames(folder: Path) -> None:
         assert (points[near, 2] > -1.5).sum() > 150 and abs(down - 1.6) < 1
 
 
+def use_pose_photos(folder: Path) -> None:
+    """Joints lie in their photos; a photo of each person."""
+    found = json.loads((folder / "tests/data/coco/test_coco.json").read_text())
+    for one in found["annotations"]:
+        size = Image.open(folder / f"tests/data/coco/{one['image_id']:012d}.jpg").size
+        x, y, seen = np.array(one["keypoints"]).reshape(17, 3).T
+        assert set(seen) <= {0, 1, 2} and x.max() <= size[0] and y.max() <= size[1] and (x[seen == 0] == 0).all()
+    assert len(found["annotations"]) == 10 and sum(one["num_keypoints"] == 0 for one in found["annotations"]) == 1
+
+
 def use_action_clips(folder: Path) -> None:
     """OpenCV decodes it; something moves."""
     video, frames = cv2.VideoCapture(str(folder / "tests/data/test.mp4")), []
@@ -530,6 +564,8 @@ ENTRIES: dict[str, tuple[str, Url]] = {
         packed(malaria), unpacked(use_malaria), Size(353452851), "public domain")),
     "KITTI frames": at_commit("swdev1202/kitti_object_vis", "054bfea0e42bc6113d06f7f7bc463130a2298708", kitti_frames,
                               use_kitti_frames, "KITTI: CC BY-NC-SA 3.0"),
+    "MMPose": at_commit("open-mmlab/mmpose", "71ec36ebd63c475ab589afc817868e749a61491f", pose_photos, use_pose_photos,
+                        "Apache-2.0; COCO's annotations CC BY 4.0"),
     "MMAction2": at_commit("open-mmlab/mmaction2", "4d6c93474730cad2f25e51109adcf96824efc7a3", action_clips,
                            use_action_clips, "Apache-2.0"),
     "Penn-Fudan": ("https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip", Url(
