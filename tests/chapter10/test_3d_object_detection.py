@@ -305,6 +305,7 @@ def test_suppression_is_greedy_and_rotated():
 def test_a_mirrored_scene_is_the_mirrored_map(seed):
     rng = np.random.default_rng(seed)
     points, cars = lesson.scan(lesson.random_world(rng, 1.73), lesson.laser_directions(16, -15, 2, 1.0, 40), rng, 1)
+    points = points[abs(points[:, 1]) > 1e-3]  # the middle is on the border of two cells
     other, boxes = lesson.mirrored(points, cars)
     maps = [lesson.map_from_above(some, 0.4, 96, 1.73) for some in (points, other)]
     assert ((maps[0].flip(2) - maps[1]).abs() > 1e-5).float().mean() < 1e-3  # but for points on the border of a cell
@@ -441,7 +442,7 @@ def test_an_untrained_network_says_no_and_training_makes_it_find():
     before = lesson.detect_3d(model, maps, 1.6, PRIOR, WAY, least=0.5)
     assert all(len(boxes) == 0 for boxes, _ in before) and not model.training
     first = lesson.detection_loss(model(maps), targets).item()
-    lesson.train_detector_3d(model, maps, targets, 60, 6, 1e-2, 0)
+    lesson.train_detector_3d(model, maps, targets, 150, 6, 1e-2, 0)
     assert model.training and lesson.detection_loss(model(maps), targets).item() < 0.5 * first
     assert model(maps).shape == (6, 9, 24, 24)
 

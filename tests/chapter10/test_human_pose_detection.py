@@ -1,4 +1,5 @@
 """OKS, heat maps, peaks, angles, the counter and the stick figures of the pose notebook."""
+import ast
 import json
 import math
 
@@ -11,13 +12,14 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import multivariate_normal
 
 from tests.definitions import definitions
+from tests.notebooks import ROOT, code_cells, parse, read
 from tests.stored import assert_shown
 
 NOTEBOOK = "Chapter10/Human_pose_detection.ipynb"
 lesson = definitions(
     NOTEBOOK, "oks", "coco_oks", "SIGMAS", "NAMES", "BONES", "FIGURE_BONES", "FIGURE_NAMES", "heat_maps", "peaks",
     "joint_angle", "count_repetitions", "pck", "read_people", "pose_joints", "draw_stick_figure", "draw_poses",
-    "squat_clip", "pose_network", "train_heat_maps", "predict_maps", "limb")
+    "squat_clip", "heat_map_loss", "pose_network", "train_heat_maps", "predict_maps", "limb")
 quick = settings(deadline=None, max_examples=40)
 seeds = st.integers(0, 10**6)
 
@@ -189,10 +191,10 @@ def test_the_squat_bends_the_knees_as_often_as_it_says():
 def test_the_network_learns_one_picture():
     images, joints = lesson.draw_poses(4, 0, 64)
     torch.manual_seed(0)
-    model = lesson.pose_network(4, 13)
+    model = lesson.pose_network(8, 13)
     assert model(images).shape == (4, 13, 32, 32)
     maps = lesson.heat_maps(joints, 32, 1.0)
-    lesson.train_heat_maps(model, images, maps, 150, 4, 2e-2, 0)
+    lesson.train_heat_maps(model, images, maps, 400, 4, 1e-2, 0)
     assert model.training
     found = lesson.peaks(lesson.predict_maps(model, images))
     assert not model.training and lesson.pck(found, joints, 0.1)[0] > 0.6
@@ -204,3 +206,36 @@ def test_stored_results_are_what_the_notebook_shows():
                          "'knees': '{knees_angle_error_degrees:.1f} ±", "'elbows': '{elbows_angle_error_degrees:.1f} ±")
     assert found["refined_error_pixels"] < found["highest_pixel_error_pixels"] < found["mean_pose_error_pixels"]
     assert found["repetitions_counted"] == found["repetitions"]
+
+
+def test_angles_of_the_notebook_are_at_knees_and_elbows():
+    for name, both in definitions(NOTEBOOK, "limbs").limbs.items():
+        for three, side in zip(both, ("left", "right")):
+            ends = {"knees": ("hip", "knee", "ankle"), "elbows": ("shoulder", "elbow", "wrist")}[name]
+            assert [lesson.FIGURE_NAMES[k] for k in three] == [f"{side} {end}" for end in ends]
+
+
+def test_the_baseline_knows_training_figures_only_and_they_are_not_tested():
+    cells = [cell.source for cell in code_cells(read(ROOT / NOTEBOOK))]
+    nodes = [node for source in cells for node in ast.walk(parse(source)) if isinstance(node, ast.Call)]
+    calls = {ast.unparse(node.args[0]): ast.unparse(node.args[1]) for node in nodes
+             if ast.unparse(node.func) == "draw_poses"}
+    assert len(calls) == len(set(calls.values())) == 2, calls  # two sets, two seeds
+    baseline = next(source for source in cells if '"way": "mean pose"' in source)
+    averaged = {ast.unparse(node.func.value) for node in ast.walk(parse(baseline))
+                if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".mean")}
+    assert averaged == {"train_joints"}
+
+
+def test_the_loss_is_cross_entropy_with_soft_targets():
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(2, 3, 8, 8, generator=generator, requires_grad=True)
+    maps = torch.rand(2, 3, 8, 8, generator=generator)
+    target = (maps / maps.sum((2, 3), keepdim=True)).view(6, 64)
+    expected = torch.nn.functional.cross_entropy(outputs.view(6, 64), target)
+    found = lesson.heat_map_loss(outputs, maps)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, outputs), torch.autograd.grad(expected, outputs))
+    assert lesson.heat_map_loss(outputs, torch.zeros(2, 3, 8, 8)) == 0  # a joint far outside teaches nothing
+    maps = lesson.predict_maps(lesson.pose_network(2, 3), torch.rand(2, 3, 16, 16))
+    torch.testing.assert_close(maps.sum((2, 3)), torch.ones(2, 3))
