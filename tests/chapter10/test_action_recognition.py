@@ -262,8 +262,8 @@ def test_stored_results_are_what_the_notebook_shows():
                          "{averaged_logit_gap_of_reversed:.1e}")
     assert found["averaged_test_accuracy_percent"] < 51 < 85 < found["conv3d_test_accuracy_percent"]
     assert found["conv3d_reversed_called_reverse_percent"] > found["conv3d_shuffled_accuracy_percent"] + 20
-    assert found["averaged_known_videos_percent"] > 50 > found["averaged_new_videos_percent"]
-    assert abs(found["conv3d_known_videos_percent"] - found["conv3d_new_videos_percent"]) < 10
+    assert found["averaged_same_videos_percent"] > 50 > found["averaged_new_videos_percent"]
+    assert abs(found["conv3d_same_videos_percent"] - found["conv3d_new_videos_percent"]) < 10
 
 
 def test_the_reverse_of_a_test_clip_has_the_reverse_action():
