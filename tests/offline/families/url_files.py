@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -28,7 +29,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 import tests.offline.learning as learning
 from tests.offline.downloads import Size
-from tests.offline.drawing import animals, blood, faces, people, scenes
+from tests.offline.drawing import animals, blood, clips, faces, people, scenes
 from tests.offline.drawing.canvas import Canvas
 
 SERVES = ("urllib.request", "requests", "pooch", "pandas.read_csv", "torch.hub.download_url_to_file",
@@ -340,6 +341,80 @@ def painting(seed: int, colors: tuple, size: tuple[int, int] = (400, 300)) -> Ca
     return make
 
 
+KITTI_ROWS = (  # of three frames: name, size (height, width, length), where the floor's middle is, turn
+    (("Pedestrian", (1.9, 0.5, 1.2), (1.8, 1.5, 8.4), 0.0),),
+    (("Truck", (2.9, 2.6, 12.3), (0.5, 1.5, 69.4), -1.56), ("Car", (1.7, 1.9, 3.7), (-16.5, 2.4, 58.5), 1.57),
+     ("Cyclist", (1.9, 0.6, 2.0), (4.6, 1.3, 45.8), -1.55)),
+    (("Misc", (1.6, 1.5, 2.4), (3.2, 1.6, 8.6), -1.47), ("Car", (1.4, 1.6, 4.4), (3.2, 2.3, 34.4), -1.58)))
+
+
+def kitti_frames() -> Files:
+    """Three frames with LiDAR: photo, labels and calibration in the camera's terms, points all around the car."""
+    rng, base = np.random.default_rng(109), "data/object/training"
+    projection = "7.215377e+02 0 6.095593e+02 4.485728e+01 0 7.215377e+02 1.728540e+02 2.163791e-01 0 0 1 2.745884e-03"
+    turned = {"R0_rect": "1 0 0 0 1 0 0 0 1", "Tr_velo_to_cam": "0 -1 0 0 0 0 -1 -0.08 1 0 0 -0.27",
+              "Tr_imu_to_velo": "1 0 0 -0.81 0 1 0 0.32 0 0 1 -0.8"}
+    for number, rows in enumerate(KITTI_ROWS):
+        x, y = rng.uniform(-60, 60, (2, 12_000))
+        parts = [np.stack([x, y, rng.normal(-1.73, 0.02, x.size), rng.uniform(0.2, 0.4, x.size)], 1)]
+        picture = np.full((375, 1242, 3), (90, 92, 96), dtype=np.uint8)
+        picture[:173] = (150, 190, 224)
+        lines = []
+        for name, (height, width, length), (right, down, depth), turn in rows:
+            around = rng.uniform(-0.5, 0.5, (300, 3))
+            side = rng.integers(0, 3, 300)
+            around[np.arange(300), side] = np.sign(around[np.arange(300), side]) / 2  # on the surface
+            along, across, up = (around * (length, width, height)).T
+            c, s = np.cos(-turn - np.pi / 2), np.sin(-turn - np.pi / 2)
+            parts.append(np.stack([depth + 0.27 + c * along - s * across, -right + s * along + c * across,
+                                   -down - 0.08 + height / 2 + up, np.full(300, 0.6)], 1))
+            x0, x1 = (721.5 * (right + sign * width / 2) / depth + 609.6 for sign in (-1, 1))
+            y0, y1 = (721.5 * (down - high) / depth + 172.9 for high in (height, 0))
+            picture[int(max(y0, 0)):int(y1), int(max(x0, 0)):int(x1)] = rng.integers(20, 200, 3)
+            lines.append(f"{name} 0.00 0 {turn - np.arctan2(right, depth):.2f} {x0:.2f} {y0:.2f} {x1:.2f} {y1:.2f} "
+                         f"{height:.2f} {width:.2f} {length:.2f} {right:.2f} {down:.2f} {depth:.2f} {turn:.2f}\n")
+        if number == 1:
+            lines.append("DontCare -1 -1 -10 503.89 169.71 590.61 190.13 -1 -1 -1 -1000 -1000 -1000 -10\n")
+        frame = f"{number:06d}"
+        yield f"{base}/velodyne/{frame}.bin", np.concatenate(parts).astype(np.float32).tobytes()
+        yield f"{base}/image_2/{frame}.png", encoded(picture, "PNG")
+        yield f"{base}/label_2/{frame}.txt", "".join(lines).encode()
+        yield f"{base}/calib/{frame}.txt", "".join([*(f"P{camera}: {projection}\n" for camera in range(4)), *(
+            f"{name}: {values}\n" for name, values in turned.items()), "\n"]).encode()
+
+
+def pose_photos() -> Files:
+    """Four photos of people, and their joints as COCO writes them; some joints and one person without labels."""
+    rng, images, people = np.random.default_rng(110), [], []
+    for number in (785, 40083, 196141, 197388):
+        picture = scenes.background((640, 427), rng).astype(np.uint8)
+        images.append({"id": number, "file_name": f"{number:012d}.jpg", "width": 640, "height": 427, "license": 4})
+        for _ in range(1 if number == 785 else 3):
+            left, top, high = rng.uniform(0, 440), rng.uniform(0, 120), rng.uniform(120, 300)
+            box = (left, top, high * 0.6, high)
+            x0, y0 = int(left), int(top)
+            picture[y0:int(top + high), x0:int(left + high * 0.6)] = rng.integers(0, 255, 3)
+            seen = rng.integers(0, 3, 17) if number != 785 else np.full(17, 2)
+            seen *= int(len(people) != 2)
+            joints = rng.uniform((left, top), (left + high * 0.6, top + high), (17, 2)).round() * (seen > 0)[:, None]
+            people.append({"id": len(people) + 1, "image_id": number, "category_id": 1, "iscrowd": 0,
+                           "num_keypoints": int((seen > 0).sum()), "area": float(high * high * 0.3),
+                           "bbox": [round(float(value), 2) for value in box],
+                           "keypoints": [int(value) for value in np.column_stack([joints, seen]).ravel()]})
+        yield f"tests/data/coco/{number:012d}.jpg", encoded(picture)
+    yield "tests/data/coco/test_coco.json", json.dumps({
+        "info": {}, "licenses": [], "images": images, "annotations": people,
+        "categories": [{"id": 1, "name": "person", "supercategory": "person"}]}).encode()
+
+
+def action_clips() -> Files:
+    """Of the many files of a video library the clip that its tests read: 340 by 256 pixels, 30 frames a second."""
+    rng = np.random.default_rng(107)
+    film = clips.ball((340, 256), 60, (240, 240, 235), (30, 150, 190), (4, 2.5), rng)
+    yield "tests/data/test.mp4", clips.encoded(film, "mp4", 30)
+    yield "LICENSE", b"Apache License 2.0\n"
+
+
 # --- use --------------------------------------------------------------------------------------------------------------
 
 def use_bccd(folder: Path) -> None:
@@ -432,6 +507,38 @@ def use_nuclei(folder: Path) -> None:
     assert min(grounds) < 30 and max(grounds) > 150
 
 
+def use_kitti_frames(folder: Path) -> None:
+    """Three frames of four files; the points of a labeled thing stand where its label says."""
+    for number, rows in enumerate(KITTI_ROWS):
+        path = folder / "data/object/training"
+        points = np.fromfile(path / f"velodyne/{number:06d}.bin", dtype=np.float32).reshape(-1, 4)
+        lines = (path / f"label_2/{number:06d}.txt").read_text().splitlines()
+        assert [line.split()[0] for line in lines if "DontCare" not in line] == [row[0] for row in rows]
+        assert Image.open(path / f"image_2/{number:06d}.png").size == (1242, 375)
+        right, down, depth = (float(value) for value in lines[0].split()[11:14])
+        near = np.hypot(points[:, 0] - depth - 0.27, points[:, 1] + right) < 7
+        assert (points[near, 2] > -1.5).sum() > 150 and abs(down - 1.6) < 1
+
+
+def use_pose_photos(folder: Path) -> None:
+    """Joints lie in their photos; a photo of each person."""
+    found = json.loads((folder / "tests/data/coco/test_coco.json").read_text())
+    for one in found["annotations"]:
+        size = Image.open(folder / f"tests/data/coco/{one['image_id']:012d}.jpg").size
+        x, y, seen = np.array(one["keypoints"]).reshape(17, 3).T
+        assert set(seen) <= {0, 1, 2} and x.max() <= size[0] and y.max() <= size[1] and (x[seen == 0] == 0).all()
+    assert len(found["annotations"]) == 10 and sum(one["num_keypoints"] == 0 for one in found["annotations"]) == 1
+
+
+def use_action_clips(folder: Path) -> None:
+    """OpenCV decodes it; something moves."""
+    video, frames = cv2.VideoCapture(str(folder / "tests/data/test.mp4")), []
+    while (answer := video.read())[0]:
+        frames.append(answer[1])
+    assert len(frames) == 60 and frames[0].shape == (256, 340, 3)
+    assert np.abs(frames[0].astype(int) - frames[20]).max() > 60
+
+
 def use_penn_fudan(folder: Path) -> None:
     """A mask for each photo, with the numbers from 0 on."""
     photos = sorted((folder / "PennFudanPed/PNGImages").glob("*.png"))
@@ -505,6 +612,12 @@ ENTRIES: dict[str, tuple[str, Url]] = {
         packed(malaria), unpacked(use_malaria), Size(353452851), "public domain")),
     "nuclei": ("https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip", Url(
         packed(nuclei), unpacked(use_nuclei), licence="CC0")),
+    "KITTI frames": at_commit("swdev1202/kitti_object_vis", "054bfea0e42bc6113d06f7f7bc463130a2298708", kitti_frames,
+                              use_kitti_frames, "KITTI: CC BY-NC-SA 3.0"),
+    "MMPose": at_commit("open-mmlab/mmpose", "71ec36ebd63c475ab589afc817868e749a61491f", pose_photos, use_pose_photos,
+                        "Apache-2.0; COCO's annotations CC BY 4.0"),
+    "MMAction2": at_commit("open-mmlab/mmaction2", "4d6c93474730cad2f25e51109adcf96824efc7a3", action_clips,
+                           use_action_clips, "Apache-2.0"),
     "Penn-Fudan": ("https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip", Url(
         packed(penn_fudan), unpacked(use_penn_fudan))),
     "COCO photos": ("http://images.cocodataset.org/zips/val2017.zip", Url(
