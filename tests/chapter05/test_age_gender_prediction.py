@@ -88,6 +88,12 @@ def test_ordinal_targets_count_the_thresholds_below():
     assert lesson.counted_step(20 * targets - 10).tolist() == list(range(9))
 
 
+def test_a_threshold_counts_from_a_probability_of_one_half_on():
+    logits = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)) / 2
+    assert torch.equal(lesson.counted_step(logits), (logits.sigmoid() > 0.5).sum(dim=1).float())
+    assert lesson.counted_step(torch.tensor([[1e30, 1e-6, 0.0, -1e-6, -1e30]])).item() == 2
+
+
 def test_ordinal_loss_is_the_sum_of_the_binary_ones():
     logits = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     steps = torch.tensor([0, 8, 3, 4, 4, 1])
