@@ -1,5 +1,6 @@
 """The two-sample tests of the drift notebook against SciPy and slow loops, on ordinary and on hostile samples."""
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -206,6 +207,17 @@ def observed(notebook, n, first=0):
     """Observed of n images whose features are their numbers, from `first` on."""
     numbers = np.arange(first, first + n)
     return notebook.Observed(numbers[:, None], numbers / n, numbers % 4 > 0, numbers % 10)
+
+
+def test_normal_images_are_validation_images_and_fogged_ones_test_images():
+    images = {part: torch.full((6, 4), value) for part, value in (("train", 1.0), ("validation", 2.0), ("test", 3.0))}
+    labels = {part: torch.full((6,), number) for number, part in enumerate(images)}
+    found = run_cell(NOTEBOOK, "normal = observe(network", network=[None, torch.nn.Linear(4, 3)], images=images,
+                     labels=labels, blurred=images["test"] + 0.5, preprocess=lambda pixels: pixels,
+                     center=torch.zeros(4), directions=torch.eye(4), features_of=lambda network, x: x,
+                     Observed=lambda z, confidence, right, labels: SimpleNamespace(z=z, right=right, labels=labels))
+    assert (found["normal"].z == 2).all() and (found["normal"].labels == 1).all() and len(found["normal"].right) == 6
+    assert (found["fogged"].z == 3.5).all() and (found["fogged"].labels == 2).all()
 
 
 def test_what_is_known_is_not_what_is_new(notebook):
