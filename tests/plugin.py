@@ -32,7 +32,8 @@ from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager, Runnin
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
 from tests import forking, quick
-from tests.notebooks import NotebookError, answers, read
+from tests.checks import records, watched
+from tests.notebooks import ROOT, NotebookError, answers, read
 from tests.offline.site.mcvp_classroom import copy_folder
 
 pytest_plugins = ["nbval.plugin"]  # its options; pyproject.toml keeps it from being loaded before this file
@@ -62,6 +63,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "start every kernel as a process of its own, as Jupyter does; the quick profile forks them on Linux"))
     group.addoption("--device", choices=["simulated"], help=(
         "run the notebooks on a device that is not the CPU: tests/offline/site/mcvp_device.py, quick profile only"))
+    group.addoption("--unwatched", action="store_true", help=(
+        "run the notebooks without the checks of tests/checks, which watch them in the quick profile"))
+    group.addoption("--tell", metavar="FOLDER", type=Path, help=(
+        "write what those checks see of each notebook below FOLDER, and compare it with no record"))
+    group.addoption("--shake", metavar="SEED", type=int, default=0, help=(
+        "let clocks run unevenly and the machine seem another: what differs then is no finding"))
     parser.addini("quick_seconds", "a notebook that needs more processor time fails in the quick profile", default="60")
     parser.addini("full_cell_seconds", "a cell that takes longer is stopped in the full profile", default="3600")
 
@@ -313,7 +320,13 @@ class NotebookFile(IPyNbFile):
         self.failed: NotebookCell | None = None
         self.run: Path | None = None  # the folder of this run
         quick_profile = not self.config.option.full
-        self.limit = float(self.config.getini("quick_seconds")) if quick_profile else math.inf  # of processor time
+        option = self.config.option
+        limited = quick_profile and not option.shake  # an older processor's arithmetic takes longer
+        self.limit = float(self.config.getini("quick_seconds")) if limited else math.inf  # of processor time
+        # the shelf's own notebooks; the simulated device follows tensors by the same means as the watch
+        self.is_watched = quick_profile and not option.unwatched and not option.device and self.config.rootpath == ROOT
+        self.is_watched &= bool(option.tell) or self.nodeid not in records.missing()
+        self.told: dict | None = None  # what the watch saw of the whole run
 
     def collect(self) -> Iterator[pytest.Item]:
         try:
@@ -342,6 +355,8 @@ class NotebookFile(IPyNbFile):
         env = reader_environment() | {"IPYTHONDIR": str(self.run / "ipython"), "MCVP_NOTEBOOK": self.nodeid}
         imports = [line for cell in self.cells for line in forking.imports(cell.cell.source)]
         self.kernel = NotebookKernel(folder, env, self.run / "kernel.json", self.limit, server(self.session), imports)
+        if self.is_watched:
+            watched.begin(self.kernel, self.config.option.shake)
 
     def run_through(self, number: int) -> None:
         """Run the cells up to this number that have not run: a cell asked for alone gets what stands before it."""
@@ -349,6 +364,11 @@ class NotebookFile(IPyNbFile):
             pytest.skip("an earlier cell of this notebook failed")
         while self.pending and self.pending[0].cell_num <= number:
             self.execute(self.pending.pop(0))
+
+    def end_watch(self) -> None:
+        """Ask the watch what it saw, once the last cell has run."""
+        if self.is_watched and self.kernel is not None:
+            self.told = watched.end(self.kernel, self.nb)
 
     def run_answers(self) -> None:
         """Run the answers in code that stand in the notebook's text, after its last cell."""
@@ -382,6 +402,11 @@ class NotebookFile(IPyNbFile):
             return [f"{self.nodeid}: ran no code cell"]
         if self.kernel.processor_seconds() > self.limit:
             found.append(f"{self.nodeid}: {self.too_long()}")
+        if self.told is not None:
+            if self.config.option.tell:
+                watched.write(self.told, self.config.option.tell, self.nodeid)
+            else:
+                found += watched.findings(self.nodeid, self.nb, self.told)
         return found
 
     def too_long(self) -> str:
@@ -452,6 +477,7 @@ class WholeNotebook(pytest.Item):
         try:
             if not notebook.unreadable and not notebook.failed:
                 notebook.run_through(len(notebook.cells))
+                notebook.end_watch()
                 notebook.run_answers()
         finally:
             if notebook.kernel is not None:

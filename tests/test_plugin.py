@@ -290,6 +290,24 @@ def test_a_test_that_hangs_ends(shelf):
     assert result.tests["tests/test_ordinary.py::test_hangs"][0] == "FAILED" and "Timeout" in result.output
 
 
+def test_notebooks_are_watched(shelf):
+    """In the quick profile of the shelf's own notebooks, up to the last cell; what is found fails the last test."""
+    train = ("import torch\nfrom torch import nn\ntrain_rows, val_rows = torch.rand(20, 3), torch.rand(20, 3)",
+             "model = nn.Linear(3, 1)\noptimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+             "for _ in range(3):\n    optimizer.zero_grad()\n    model(ROWS).mean().backward()\n    optimizer.step()")
+    shelf.add("Wrong.ipynb", *(cell.replace("ROWS", "val_rows") for cell in train))
+    shelf.add("Right.ipynb", *(cell.replace("ROWS", "train_rows") for cell in train))
+    (shelf.root / "conftest.py").write_text("from pathlib import Path\nfrom tests import plugin\n"
+                                            "plugin.ROOT = Path(__file__).parent\npytest_plugins = ['tests.plugin']\n")
+    result = shelf.run("-n", "0")
+    assert failures(result, "Wrong") == {"notebook": (
+        "Chapter01/Wrong.ipynb, code cell 2: rows of validation reached a training step [fit]")}, result.output
+    assert not failures(result, "Right") and not failures(result, "One"), result.output
+    assert shelf.run("-n", "0", "--unwatched").code == 0
+    assert shelf.run("-n", "0", "--tell", "told", "Chapter01/Wrong.ipynb").code == 0
+    assert (shelf.root / "told/Chapter01/Wrong.json").exists()
+
+
 def test_every_worker_forks_its_kernels(shelf):
     """On Linux, where there is more than one notebook."""
     shelf.add("Other.ipynb", "import psutil\nassert ('forking.py' in str(psutil.Process().cmdline())) == FORKED")

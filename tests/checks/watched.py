@@ -1,0 +1,110 @@
+"""The watch of tests/checks/kernel around the run of a notebook: begun before its first cell, asked after its last."""
+from __future__ import annotations
+
+import ast
+import json
+import time
+from pathlib import Path
+from queue import Empty
+
+from nbformat import NotebookNode
+from nbval.kernel import RunningKernel
+
+from tests.checks import records
+from tests.notebooks import code_cells, code_digest
+
+KERNEL = Path(__file__).resolve().parent / "kernel"
+SECONDS = 120  # to wait for an answer of the kernel
+
+
+class WatchError(RuntimeError):
+    """The kernel did not answer, or the watch itself failed."""
+
+
+def begin(kernel: RunningKernel, shake: int = 0) -> None:
+    """Watch this kernel from now on; no name is left in the notebook's namespace."""
+    folder = str(KERNEL)
+    code = (f"import sys; sys.path.insert(0, {folder!r}); import mcvp_watch; sys.path.remove({folder!r}); "
+            f"mcvp_watch.start({shake})")
+    ask(kernel, f"exec({code!r}, {{}})", "None")
+
+
+def end(kernel: RunningKernel, notebook: NotebookNode) -> dict:
+    """What the watch of this kernel found and tells; from then on it watches no more.
+
+    What cells tagged `machine` show depends on the machine by right, and is left out.
+    """
+    told = json.loads(ast.literal_eval(ask(kernel, "", "__import__('mcvp_watch').finish()")))
+    left_out = {number for number, cell in enumerate(code_cells(notebook), start=1)
+                if "machine" in cell.metadata.get("tags", [])}
+    told["told"] = [item for item in told["told"] if item[0] not in left_out]
+    told["code"] = code_digest(notebook)
+    return told
+
+
+def ask(kernel: RunningKernel, code: str, expression: str) -> str:
+    """Run `code` silently in the kernel and return the `repr` of the expression's value."""
+    client = kernel.kc
+    message = client.execute(code, silent=True, store_history=False, stop_on_error=False,
+                             user_expressions={"answer": expression})
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        try:
+            reply = client.get_shell_msg(timeout=1)
+        except Empty:
+            if not kernel.is_alive():
+                break
+            continue
+        if reply["parent_header"].get("msg_id") == message:
+            kernel.await_idle(message, timeout=SECONDS)
+            content = reply["content"]
+            answer = content.get("user_expressions", {}).get("answer", content)
+            if content["status"] == "ok" and answer["status"] == "ok":
+                return answer["data"]["text/plain"]
+            raise WatchError(f"{answer.get('ename')}: {answer.get('evalue')}")
+    raise WatchError(f"the kernel did not answer the watch within {SECONDS} s")
+
+
+def write(told: dict, folder: Path, name: str) -> None:
+    """Keep what was told of the notebook `name` below `folder`."""
+    path = Path(folder, name).with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+
+
+def excuses(notebook: NotebookNode) -> dict[str, str]:
+    """Kind of finding -> why it is right here: what the notebook declares as `checks` in its `shelf` metadata."""
+    return dict(notebook.metadata.get("shelf", {}).get("checks", {}))
+
+
+def broken_rules(name: str, notebook: NotebookNode, told: dict, elsewhere: bool = False) -> list[str]:
+    """The rules that the quick run of the notebook `name` broke without an excuse, a line each.
+
+    `elsewhere`: with versions of the libraries for which no record was made. There the watch may not understand all.
+    """
+    excused = excuses(notebook)
+    found = [f"{name}, code cell {cell}: {text} [{key[0]}]" for cell, _, text, key in told["findings"]
+             if key[0] not in excused]
+    if elsewhere:
+        return found
+    unused = set(excused) - {key[0] for _, _, _, key in told["findings"]}
+    found += [f"{name}: shelf.checks excuses {kind!r}, and nothing of that kind was found" for kind in sorted(unused)]
+    return found + [f"{name}: the watch failed: {error}" for error in told["errors"]]
+
+
+def findings(name: str, notebook: NotebookNode, told: dict) -> list[str]:
+    """What is wrong with the notebook `name` by what was told of its quick run, a line each.
+
+    Without a record only the rules are held; tests/test_records.py says that one is missing.
+    """
+    record = records.load(name)
+    if record is None:
+        return broken_rules(name, notebook, told)
+    found = broken_rules(name, notebook, told, records.elsewhere(record, told) == "versions")
+    different = records.differences(record, told)
+    found += [f"{name}: {line}" for line in different[:records.LISTED]]
+    if different:
+        more = f" and {len(different) - records.LISTED} more" if len(different) > records.LISTED else ""
+        found.append(f"{name}: tells something else than its record{more}: where the notebook is right, "
+                     f"python -m tests.checks {name}, and read the difference")
+    return found

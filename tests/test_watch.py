@@ -1,0 +1,245 @@
+"""The watch (tests/checks/kernel) finds each kind of fault in a small notebook, and leaves a sound one alone."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.checks import records
+from tests.notebooks import ROOT
+
+SOUND = [
+    """
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+""",
+    """
+def load():
+    images = torch.randint(0, 256, (120, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = (images.flatten(1).float().mean(1) > 127).long()
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(1))
+    val, test, train = order[:30], order[30:60], order[60:]
+    return {name: (images[rows], labels[rows]) for name, rows in (('train', train), ('val', val), ('test', test))}
+data = load()
+""",
+    """
+def to_inputs(images):
+    return images.flatten(1).float() / 255
+def new_model(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+def train_one_epoch(model, images, labels, optimizer, scheduler, generator):
+    model.train()
+    total = 0
+    for batch in torch.randperm(len(images), generator=generator).split(16):
+        loss = F.cross_entropy(model(to_inputs(images[batch])), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        total += loss.detach() * len(batch)
+    return (total / len(images)).item()
+@torch.inference_mode()
+def evaluate(model, images, labels):
+    model.eval()
+    logits = torch.cat([model(to_inputs(part)) for part in images.split(20)])
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+""",
+    """
+models, history = {}, []
+for seed in (0, 1):
+    model = models[seed] = new_model(seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=8)
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in (1, 2):
+        loss = train_one_epoch(model, *data['train'], optimizer, scheduler, generator)
+        val_loss, val = evaluate(model, *data['val'])
+        history.append({'seed': seed, 'epoch': epoch, 'kind': f'seed {seed}', 'train loss': loss,
+                        'val loss': val_loss, 'val': val})
+history = pd.DataFrame(history)
+""",
+    """
+fig, ax = plt.subplots()
+for kind, rows in history.groupby('kind'):
+    ax.plot(rows['epoch'], rows['train loss'], label=kind)
+ax.set(xlabel='epoch', ylabel='training loss', title=f"Ends at {history['train loss'].iloc[-1]:.2f}")
+ax.legend()
+plt.show()
+""",
+    """
+most_frequent = data['train'][1].bincount().argmax()
+baseline = (data['test'][1] == most_frequent).float().mean().item()
+test_loss, test_accuracy = evaluate(models[0], *data['test'])
+print(f'test accuracy {test_accuracy:.1%}, baseline {baseline:.1%}')
+""",
+    """
+classes = ['dark', 'light', 'colored']
+with torch.inference_mode():
+    answers = models[0](to_inputs(data['val'][0])).argmax(1)
+truth = data['val'][1]
+fig, axes = plt.subplots(1, 3)
+wrong = (answers != truth).nonzero()[:, 0].tolist()
+for ax, i in zip(axes, wrong):
+    ax.imshow(data['val'][0][i], cmap='gray')
+    ax.set_title(f'{classes[answers[i]]} 90%\\n({classes[truth[i]]})')
+fig.suptitle('Mistakes; true class in brackets')
+plt.show()
+""",
+    """
+confusion = torch.zeros(2, 2)
+for answer, label in zip(answers, truth):
+    confusion[label, answer] += 1
+share = confusion / confusion.sum(1, keepdim=True)
+fig, ax = plt.subplots()
+ax.imshow(share)
+ax.set(xlabel='predicted', ylabel='true')
+plt.show()
+""",
+    "results = {'test_accuracy': test_accuracy, 'val_loss': history['val loss'].mean()}",
+]
+
+CLOCK = ["import os, time\nstart = time.perf_counter()\nwhile time.perf_counter() < start + 0.02:\n    pass\n"
+         "print(time.perf_counter() > start)\nprint(time.time())\nprint(os.cpu_count())"]
+
+SPLITS = ["import torch\nfrom torch import nn\nimages, animals = torch.rand(40, 3), torch.rand(40, 3)", """
+for seed in (0, 1):
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
+    train_rows, val_rows = order[:30], order[30:]
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(images[train_rows]).mean().backward()
+        optimizer.step()
+""", "test_rows, own_rows = torch.arange(10), torch.arange(10, 40)\nprint(model(animals[own_rows]).mean().item())"]
+
+FAULTS = {  # name -> (what is replaced, by what, words of the finding)
+    "trained on validation rows": (
+        "(model, *data['train'], optimizer", "(model, *data['val'], optimizer", "validation reached a training step"),
+    "trained on validation rows too": (
+        "train = order[:30], order[30:60], order[60:]", "train = order[:30], order[30:60], order[20:]",
+        "are also rows of"),
+    "test rows from all rows": (
+        "order[30:60]", "order[30:70]", "are also rows of"),
+    "validation is named test": (
+        "evaluate(models[0], *data['test'])", "evaluate(models[0], *data['val'])", "named after test"),
+    "no test row was looked at": (
+        "(data['test'][1] == most_frequent).float().mean().item()\n"
+        "test_loss, test_accuracy = evaluate(models[0], *data['test'])",
+        "0.5\ntest_loss, test_accuracy = 0.4, 0.6", "no number was read off test rows"),
+    "a baseline fitted on what it is judged on": (
+        "most_frequent = data['train']", "most_frequent = data['test']", "judged on these same rows"),
+    "columns exchanged": (
+        "'val loss': val_loss, 'val'", "'val loss': loss, 'val'", "named after validation"),
+    "zero_grad removed": ("        optimizer.zero_grad()\n", "", "zero_grad is missing"),
+    "trained in evaluation mode": ("    model.train()\n", "    model.eval()\n", "trained in evaluation mode"),
+    "schedule never stepped": ("        scheduler.step()\n", "", "never stepped"),
+    "schedule twice as long": ("total_steps=8", "total_steps=16", "ends after 16 steps"),
+    "seed not used": ("new_model(seed)\n    optim", "new_model(0)\n    optim", None),
+    "seeds not used": ("seed in (0, 1)", "seed in (0, 0)", "the same parameters to the last bit"),
+    "legend exchanged": (
+        "for kind, rows in history.groupby('kind'):",
+        "for kind, (_, rows) in zip(['seed 1', 'seed 0'], history.groupby('kind')):", "the line labelled 'seed"),
+    "predicted and true exchanged": (
+        "{classes[answers[i]]} 90%\\n({classes[truth[i]]})", "{classes[truth[i]]} 90%\\n({classes[answers[i]]})",
+        "in truth"),
+    "axes of the confusion matrix exchanged": (
+        "xlabel='predicted', ylabel='true'", "xlabel='true', ylabel='predicted'", "axes of a matrix of shares"),
+    "another column": (
+        "rows['epoch'], rows['train loss']", "rows['epoch'], rows['val loss']", "draws validation numbers"),
+}
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, dict]:
+    """What is told of the sound notebook and of each with a fault; all run in one process."""
+    jobs = {"sound": {"cells": SOUND}, "again": {"cells": SOUND}, "shaken": {"cells": SOUND, "shake": 1},
+            "clock": {"cells": CLOCK}, "shaken clock": {"cells": CLOCK, "shake": 1},
+            "splits": {"cells": SPLITS},
+            "splits that share": {"cells": [cell.replace("order[30:]", "order[20:]") for cell in SPLITS]},
+            "trained on the other part": {"cells": [cell.replace("s[train_rows]", "s[val_rows]") for cell in SPLITS]},
+            "values": {"cells": [*SOUND, "shares = [(data['test'][1] == k).float().mean().item() for k in "
+                                         "data['test'][1].unique()]"]},
+            "pickles": {"cells": ["import pickle; assert pickle.loads(pickle.dumps(print)) is print"]},
+            "another variable": {"cells": [*SOUND[:-1], SOUND[-1].replace("'test_accuracy': test_accuracy",
+                                                                          "'test_accuracy': baseline")]}}
+    for name, (old, new, _) in FAULTS.items():
+        assert sum(cell.count(old) for cell in SOUND) == 1, f"{name}: not once in the notebook"
+        jobs[name] = {"cells": [cell.replace(old, new) for cell in SOUND]}
+    done = subprocess.run([sys.executable, "-m", "tests.checks.trial"], input=json.dumps(jobs), cwd=ROOT, text=True,
+                          capture_output=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_sound_notebook_is_left_alone(told):
+    assert told["sound"]["failed"] is None
+    assert told["sound"]["findings"] == [] and told["sound"]["errors"] == []
+
+
+def test_the_watch_changes_nothing_and_tells_the_same_each_time(told):
+    assert told["sound"] == told["again"]
+    assert told["sound"]["results"]["test_accuracy"] > 0.5
+
+
+def test_row_numbers_lend_their_role(told):
+    """To what they choose there, not to the rows: each seed may split them otherwise, other rows have numbers, too."""
+    assert told["splits"]["findings"] == [] and told["values"]["findings"] == []
+    assert "also rows of" in told["splits that share"]["findings"][0][2]
+    assert "validation reached a training step" in told["trained on the other part"]["findings"][0][2]
+
+
+def test_what_is_printed_is_told_and_print_stays_what_it_is(told):
+    assert [what[:13] for _, kind, what in told["sound"]["told"] if kind == "printed"] == ["test accuracy"]
+    assert told["pickles"]["failed"] is None
+
+
+def test_the_story(told):
+    story = ["; ".join(map(str, line)) for line in told["sound"]["story"]]
+    assert "6; numbers were read off test rows" in story
+    training = next(line for line in story if "trainings" in line)
+    assert "2 trainings from 2 starting points in 2 orders of rows" in training
+    assert "Adam, 8 steps of 12/16 rows, 120 of train (60 different)" in training
+    assert any("OneCycleLR for 8 steps, stepped 8 times" in line for line in story)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_or_told(told, name):
+    """By a finding that says it or, where no rule can know it, by another story or other numbers than the record's."""
+    words = FAULTS[name][2]
+    texts = [text for _, _, text, _ in told[name]["findings"]]
+    if words is None:
+        assert told[name]["story"] != told["sound"]["story"]
+    else:
+        assert any(words in text for text in texts), texts
+
+
+def test_a_second_route_to_each_entry_of_results(told):
+    """It holds in a shaken run, whose numbers are others, and does not for an entry taken from another variable."""
+    record = records.make([told["sound"], told["shaken"]])
+    assert record["routes"]["test_accuracy"][0] == "test_accuracy"
+    assert "history['val loss'] mean" in record["routes"]["val_loss"]
+    elsewhere = {"environment": record["environment"] | {"arithmetic": "other"}}
+    assert records.differences(record, told["shaken"] | elsewhere) == []
+    said = records.differences(record, told["another variable"] | elsewhere)
+    assert said[-1] == "results, test_accuracy: it was test_accuracy, and is no more"
+
+
+def test_a_shaken_run_differs_in_what_clock_and_machine_decide(told):
+    """And in nothing else."""
+    assert told["shaken"]["results"] == told["sound"]["results"] and told["shaken"]["told"] == told["sound"]["told"]
+    was, now = (dict(enumerate(text for _, _, text in told[name]["told"])) for name in ("clock", "shaken clock"))
+    assert was[0] == now[0] == "True" and was[1] != now[1] and was[2] != now[2]
+
+
+def test_figures_are_read_back(told):
+    figure = next(what for cell, kind, what in told["sound"]["told"] if kind == "figure" and cell == 5)
+    axes, = figure["axes"]
+    assert axes["x"] == "epoch" and axes["y"] == "training loss"
+    assert [artist[:2] for artist in axes["draws"]] == [["line", "seed 0"], ["line", "seed 1"]]
+    assert [entry[:6] for entry in axes["legend"][1:]] == ["seed 0", "seed 1"]
