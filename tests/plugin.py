@@ -44,6 +44,7 @@ OUTPUT_SECONDS = 30  # for a cell's output after its end; both long, for machine
 GUARD_SECONDS = 600  # of a notebook in the quick profile, by the clock: its limit is processor time
 SHOWN = 10  # notebooks in the table of times
 SECONDS = "seconds"  # the property of a notebook's last item that holds its processor time
+UNRECORDED, UNWATCHED = "no record", "unwatched"  # and what the checks of tests/checks could not do for it
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 QUICK = pytest.StashKey[quick.Quick]()
@@ -200,6 +201,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             mark = f"  over half of the {limit:g} s limit" if limit and seconds[name] > limit / 2 else ""
             terminalreporter.line(f"{seconds[name]:7.1f} s  {name}{mark}")
         terminalreporter.line(f"{sum(seconds.values()):7.1f} s  {len(seconds)} notebooks in all")
+    notes = {kind: sorted({(report.nodeid.split("::")[0], value) for report in reports for key, value in
+                           getattr(report, "user_properties", ()) if key == kind}) for kind in (UNRECORDED, UNWATCHED)}
+    if notes[UNRECORDED]:
+        terminalreporter.section("without a record: python -m tests.checks --changed")
+        terminalreporter.line(" ".join(name for name, _ in notes[UNRECORDED]))
+    for name, why in notes[UNWATCHED]:
+        terminalreporter.section(f"{name}: could not be watched to its end")
+        terminalreporter.line(why)
     if SCRATCH in config.stash and (attempts := network_attempts("-")):
         terminalreporter.section("network attempts outside the notebooks: the run fails", red=True)
         for attempt in attempts:
@@ -325,8 +334,8 @@ class NotebookFile(IPyNbFile):
         self.limit = float(self.config.getini("quick_seconds")) if limited else math.inf  # of processor time
         # the shelf's own notebooks; the simulated device follows tensors by the same means as the watch
         self.is_watched = quick_profile and not option.unwatched and not option.device and self.config.rootpath == ROOT
-        self.is_watched &= bool(option.tell) or self.nodeid not in records.missing()
         self.told: dict | None = None  # what the watch saw of the whole run
+        self.unwatched = ""  # why it saw nothing, or not all
 
     def collect(self) -> Iterator[pytest.Item]:
         try:
@@ -356,7 +365,10 @@ class NotebookFile(IPyNbFile):
         imports = [line for cell in self.cells for line in forking.imports(cell.cell.source)]
         self.kernel = NotebookKernel(folder, env, self.run / "kernel.json", self.limit, server(self.session), imports)
         if self.is_watched:
-            watched.begin(self.kernel, self.config.option.shake)
+            try:
+                watched.begin(self.kernel, self.config.option.shake)
+            except watched.WatchError as error:
+                self.is_watched, self.unwatched = False, str(error)
 
     def run_through(self, number: int) -> None:
         """Run the cells up to this number that have not run: a cell asked for alone gets what stands before it."""
@@ -368,7 +380,11 @@ class NotebookFile(IPyNbFile):
     def end_watch(self) -> None:
         """Ask the watch what it saw, once the last cell has run."""
         if self.is_watched and self.kernel is not None:
-            self.told = watched.end(self.kernel, self.nb)
+            try:
+                self.told = watched.end(self.kernel, self.nb)
+                self.unwatched = "\n".join(self.told["errors"])
+            except watched.WatchError as error:
+                self.unwatched = str(error)
 
     def run_answers(self) -> None:
         """Run the answers in code that stand in the notebook's text, after its last cell."""
@@ -482,6 +498,10 @@ class WholeNotebook(pytest.Item):
         finally:
             if notebook.kernel is not None:
                 self.user_properties.append((SECONDS, notebook.kernel.processor_seconds()))
+            if notebook.unwatched:
+                self.user_properties.append((UNWATCHED, notebook.unwatched))
+            if notebook.told and records.load(notebook.nodeid) is None:
+                self.user_properties.append((UNRECORDED, ""))
         if findings := notebook.findings():
             raise NotebookFailure("\n".join(findings))
         if notebook.failed:

@@ -1,4 +1,4 @@
-"""Every notebook has a record of what its quick run tells (tests/checks), each record a notebook; how they compare."""
+"""What a notebook's quick run told when it was read (tests/checks), and how a later run is compared with that."""
 from __future__ import annotations
 
 import copy
@@ -10,77 +10,78 @@ from tests.checks import records
 from tests.notebooks import name_of, notebooks
 
 
-def test_every_notebook_has_a_record():
-    """But for those that tests/records/missing.txt names."""
-    missing = [name_of(path) for path in notebooks() if records.load(name_of(path)) is None]
-    new = sorted(set(missing) - set(records.missing()))
-    assert not new, f"without a record: python -m tests.checks {' '.join(new)}"
-    assert missing == records.missing(), "a record there is, or a notebook there is not: take it off missing.txt"
-
-
 def test_every_record_has_a_notebook():
+    """Not the other way round: a notebook may have no record yet."""
     known = {records.path_of(name_of(path)) for path in notebooks()}
     assert set(records.FOLDER.glob("*/*.json")) <= known, "git rm the others"
 
 
 FIGURE = {"title": "Ends at 0.51", "axes": [{
-    "title": "", "x": "epoch 1", "y": "loss", "scales": "linear linear 00",
+    "title": "", "x": "epoch", "y": "loss", "scales": "linear linear 00",
     "draws": [["line", "train", "#0072b2 - None", [3, 0, 1.0, 3.0, 1.0, 3.0, 2.0, 0.4, 0.8],
-               [3, 0, 0.9, 0.51, 0.51, 0.9, 0.7, -0.1, 0.15]]]}]}
+               [3, 0, 0.9, 0.51, 0.51, 0.9, 0.7, -0.1, 0.15]]],
+    "from": [["line train", ["history['loss']", "losses"]]]}]}
 
 
-def run(loss=0.5123456, accuracy=0.8, printed="accuracy 80.0% after 3 epochs", seconds=1.0, steps=8):
+def run(loss=0.5123456, accuracy=0.8, rows=500, printed="accuracy 80.0% after 3 epochs", seconds=1.0, steps=8):
     figure = copy.deepcopy(FIGURE)
     figure["axes"][0]["draws"][0][4][4:5] = [loss]
-    return {"environment": {"torch": "2.9", "arithmetic": "a"}, "code": "5e", "errors": [], "findings": [],
-            "story": [[2, "a training: SGD, 8 steps"]],
-            "told": [[2, "printed", printed], [3, "figure", figure], [4, "printed", f"took {seconds:.2f} s"]],
+    return {"environment": {"torch": "2.9"}, "code": "5e", "errors": [], "findings": [],
+            "story": [[2, f"a training: SGD, {steps} steps"]],
+            "told": [[1, "printed", f"{rows} rows"], [2, "figure", figure], [3, "printed", printed],
+                     [4, "printed", f"took {seconds:.2f} s"]],
             "results": {"accuracy": accuracy, "seconds": seconds}, "routes": {"accuracy": ["found[0]", "val max"]},
-            "state": {"steps": steps, "seconds": seconds}}
+            "state": {"rows": [1, rows], "seconds": [4, seconds]}}
 
 
 @pytest.fixture
 def record():
-    made = records.make([run(), run(loss=0.5123477, seconds=9.0), run(loss=0.5123470, seconds=3.0)])
-    return json.loads(json.dumps(made))
+    """Of a notebook whose losses rounding moves from the second cell on."""
+    return json.loads(json.dumps(records.make([run(), run(loss=0.5133477, seconds=9.0)])))
 
 
 def test_a_run_equals_its_own_record(record):
+    assert record["rounding"] == 2
     assert records.differences(record, run()) == []
 
 
 def test_times_are_free_and_rounding_is_tolerated(record):
     assert record["results"]["seconds"] == records.FREE
-    assert records.differences(record, run(loss=0.512349, seconds=70.0)) == []
+    assert records.differences(record, run(loss=0.5149, seconds=70.0)) == []
+
+
+def test_after_rounding_numbers_are_held_roughly(record):
+    """A few rows of a small set may fall to the other side on another machine."""
+    assert records.differences(record, run(loss=0.518, accuracy=0.78, printed="accuracy 78.0% after 3 epochs")) == []
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"loss": 0.52}, "line 'train', y, smallest: recorded 0.5123456, now 0.52"),
-    ({"accuracy": 0.81}, "results, accuracy: recorded 0.8, now 0.81"),
-    ({"printed": "accuracy 81.0% after 3 epochs"}, "code cell 2, printed"),
-    ({"steps": 16}, "what steps holds at the end: recorded 8, now 16"),
+    ({"loss": 0.7}, "line 'train', y, smallest: recorded 0.5123456, now 0.7"),
+    ({"rows": 501}, "code cell 1, printed"),
+    ({"accuracy": 0.6}, "results, accuracy: recorded 0.8, now 0.6"),
+    ({"printed": "accuracy 60.0% after 3 epochs"}, "code cell 3, printed"),
+    ({"steps": 16}, "code cell 2, rows and loops"),
     ({"printed": "error 80.0% after 3 epochs"}, "recorded accuracy 80.0 % after 3 epochs, now error"),
 ])
 def test_what_changed_is_said(record, change, words):
     said = records.differences(record, run(**change))
-    assert len(said) == 1 and words in said[0], said
+    assert said and any(words in line for line in said), said
+
+
+def test_data_drawn_from_elsewhere_are_said(record):
+    other = run()
+    other["told"][1][2]["axes"][0]["from"] = [["line train", ["val_losses"]]]
+    other["routes"] = {"accuracy": ["val min"]}
+    assert records.differences(record, other) == [
+        "results, accuracy: it was found[0], and is no more",
+        "code cell 2, figure: line train was drawn from history['loss'], and is no more"]
 
 
 def test_another_order_of_trainings_and_cells_is_said(record):
     other = run()
-    other["story"] = [[2, "a training: SGD, 16 steps"]]
-    other["told"][0][0] = 5
+    other["told"][2][0] = 5
     said = records.differences(record, other)
-    assert [line.partition(":")[0] for line in said] == [
-        "code cell 2, printed", "code cell 5, printed", "code cell 2, rows and loops, 2"], said
-
-
-def test_nine_axes_are_not_nine_numbers(record):
-    several = run()
-    several["told"][1][2]["axes"] *= 9
-    nine = records.make([several, several])
-    assert records.differences(nine, several) == []
-    assert "recorded" in records.differences(nine, run())[0]
+    assert [line.partition(":")[0] for line in said] == ["code cell 3, printed", "code cell 5, printed"], said
 
 
 def test_a_number_of_seconds_is_free_even_where_two_runs_took_as_long():
@@ -89,31 +90,14 @@ def test_a_number_of_seconds_is_free_even_where_two_runs_took_as_long():
     assert records.differences(made, run(seconds=2.0)) == []
 
 
-def test_rounding_begins_where_it_first_moved_something(record):
-    """Not where only the clock moved: that moves far."""
-    assert record["rounding"] == 3
+def test_the_clock_is_no_rounding():
     untrained = [run() | {"story": []}, run(seconds=9.0) | {"story": []}]
     assert records.make(untrained)["rounding"] is None
-    assert records.make([run(), run(printed="accuracy 81.0% after 3 epochs")])["rounding"] == 2
-
-
-def test_another_processor_rounds_otherwise(record):
-    """From the first cell on in which rounding moved something numbers are free there, labels are not."""
-    other = run(loss=0.7, accuracy=0.6, steps=16)
-    other["environment"]["arithmetic"] = "b"
-    assert records.differences(record, other) == []
-    other["told"][1][2]["axes"][0]["x"] = "step 1"
-    other["told"][0][2] = "accuracy 81.0% after 3 epochs"
-    other["routes"] = {"accuracy": ["val min"]}
-    other["story"] = [[2, "a training: SGD, 9 steps"], [3, "a training: Adam, 7 steps"]]
-    said = records.differences(record, other)
-    assert len(said) == 5 and "code cell 2, printed" in said[0] and "rows and loops" in said[1], said
-    assert "no more" in said[2] and "Adam" in said[3] and "code cell 3, figure" in said[4], said
 
 
 def test_with_other_versions_only_the_names_of_results_are_held(record):
-    other = run(loss=0.7, accuracy=0.6, printed="one wins after 2 epochs")
-    other["environment"]["torch"] = "2.10"
+    other = run(loss=0.9, accuracy=0.6, printed="one wins after 2 epochs")
+    other["environment"] = {"torch": "2.10"}
     other["routes"] = {}
     assert records.differences(record, other) == []
     del other["results"]["accuracy"]

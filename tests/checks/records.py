@@ -1,14 +1,12 @@
 """The record of a notebook: what its quick run told when it was last read and found right.
 
 `tests/records/ChapterNN/Name.json` holds what a reader sees (printed lines, tables, figures read back from their axes,
-results), the story of rows and loops, and what the notebook's names hold at its end. It is made from two runs: as the
-notebook is, and with clocks that run unevenly and the arithmetic of another processor. What differs between them
-(times, numbers that a rounding error turns over) is known by that: it is kept with a tolerance, or as free.
+results), the story of rows and loops, what the notebook's names hold at its end, and where that comes from. It is made
+from two runs, the second of them shaken: clocks run unevenly, and networks begin a ten-thousandth beside where they
+would. So the record knows what hangs on time (it is free) and what hangs on how a machine rounds: from the first cell
+on in which the shaking moved anything a later run is held to its numbers only roughly, whatever machine it runs on.
 
-A later run is compared with the record, numbers within their tolerance, where the same machine computes with the same
-versions. Another processor rounds otherwise in ways that no run here has shown: there, from the first cell on in which
-rounding moved anything, only what does not follow from numbers is compared. With other versions, only the names of
-`results`.
+With other versions of the libraries only the names of `results` are compared.
 """
 from __future__ import annotations
 
@@ -21,22 +19,33 @@ from typing import Any
 from tests.notebooks import ROOT, write_text
 
 FOLDER = ROOT / "tests" / "records"
-FREE = "…"  # stands for what differed between the runs
-LOOSE = 0.05  # a number that moved by more than this share is free
-WIDE = 8  # times as far as it moved a number may go
-TIGHT = 1e-5  # the least relative tolerance
+FREE = "…"  # stands for what time decides, and for what shaking moved far
+FAR = 0.05  # a number that shaking moved by more than this share of it is free
+CLOSE = 1e-3  # relative tolerance of a number that no rounding reaches
+ROUGH = 0.05  # of one that shaking did not move, after the first that it moved: it may count rows
+SHARE = 0.03  # as much may a share of rows differ there; a percentage a hundred times that
+COUNT = 1  # and a count
+WIDE = 8  # times as far as shaking moved a number it may go
 NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)(?![\w])"
                     r"|(?<=[A-Za-z_=(])\d+\.\d+")
-ROUTES = 8  # expressions that are kept of an entry of `results`
 UNITS = {"s", "ms", "µs", "μs", "ns", "seconds", "second", "milliseconds", "minutes", "min", "hours"}  # of time
 TIMES = {"time", "times", "elapsed", "took", "start", "started", "clock", "duration", "speed", "latency", "throughput"}
 TRAINING = re.compile(r"(?:a training|\d+ trainings)\b")  # how a line of the story begins that is of steps
 VERSION = re.compile(r"\b\d+\.\d+\.\d+[\w.+-]*")
-LISTED = 6  # differences that a message lists
+ROUTES = 8  # expressions that are kept of an entry of `results`
+LISTED = 4  # differences that a message lists
 
 
 def path_of(notebook: str) -> Path:
     return FOLDER / Path(notebook).with_suffix(".json")
+
+
+def load(notebook: str) -> dict | None:
+    path = path_of(notebook)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+# --- texts
 
 
 def tokens(text: str) -> list[str]:
@@ -62,17 +71,26 @@ def quantum(token: str) -> float:
     return 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
 
 
+def is_time(parts: list[str], k: int) -> bool:
+    """Whether a token is a number of seconds, which may be equal in two runs by chance."""
+    after = parts[k + 1].strip(".,;:()/") if k + 1 < len(parts) else ""
+    return value_of(parts[k]) is not None and after in UNITS
+
+
+def is_timed(name: str) -> bool:
+    """Whether a name says that what it holds is time."""
+    return bool(set(re.findall(r"[a-zµμ]+", name.lower())) & (UNITS | TIMES))
+
+
 # --- making a record
 
 
 def merge(values: list[Any]) -> Any:
-    """What several runs have in common: exact parts as they are, numbers with a tolerance, the rest free."""
+    """What two runs have in common: equal parts as they are, numbers with how far they moved, the rest free."""
     first = values[0]
-    if all(type(value) is type(first) and value == first for value in values):
-        return timeless(first)
     kinds = {type(value) for value in values}
     if kinds <= {int, float}:
-        return with_tolerance([values])[0]
+        return with_spread([values])[0]
     if len(kinds) > 1:
         return FREE
     if isinstance(first, dict):
@@ -83,30 +101,37 @@ def merge(values: list[Any]) -> Any:
         if any(len(value) != len(first) for value in values):
             return FREE
         if all(isinstance(item, (int, float)) for value in values for item in value):
-            return with_tolerance(list(zip(*values)))
+            return with_spread(list(zip(*values)))
         return [merge(list(items)) for items in zip(*values)]
     if isinstance(first, str):
-        return merged_text([tokens(value) for value in values])
-    return FREE
+        return merged_text([tokens(value) for value in values]) if not equal(values) or timed(first) else first
+    return first if equal(values) else FREE
 
 
-def with_tolerance(groups: list) -> list:
-    """Numbers of one sequence over the runs: each as it is where it never moved, else with a tolerance, or free.
+def equal(values: list[Any]) -> bool:
+    return all(value == values[0] for value in values)
 
-    What moved has the tolerance of what moved most: two runs more tell how far a sequence goes, not each number.
+
+def timed(text: str) -> bool:
+    parts = tokens(text)
+    return any(is_time(parts, k) for k in range(len(parts)))
+
+
+def with_spread(groups: list) -> list:
+    """Numbers of one sequence over the runs: each as it is where it never moved, else with how far, or free.
+
+    What moved has moved as far as what moved most: two runs tell how far a sequence goes, not each of its numbers.
     """
     moved = [max(abs(value - group[0]) for value in group) for group in groups]
     sizes = [max(abs(value) for value in group) for group in groups]
-    shares = [spread / size for spread, size in zip(moved, sizes) if spread == spread and spread and size]
-    most = max(shares, default=0.0)
-    found = []
+    most = max((spread / size for spread, size in zip(moved, sizes) if spread == spread and spread and size), default=0)
+    found: list[Any] = []
     for group, spread, size in zip(groups, moved, sizes):
         if spread == 0:
             found.append(group[0])
-        elif not most <= LOOSE or not spread <= LOOSE * size:  # where one moved far, others moved little by chance
-            found.append(FREE)
         else:
-            found.append({"~": [group[0], float(f"{max(WIDE * spread, 3 * most * size):.2g}")]})
+            far = not most <= FAR or not spread <= FAR * size
+            found.append(FREE if far else {"~": [group[0], float(f"{max(spread, 0.4 * most * size):.2g}")]})
     return found
 
 
@@ -115,57 +140,29 @@ def merged_text(parts: list[list[str]]) -> Any:
     if any(len(part) != len(parts[0]) for part in parts):
         return FREE
     groups = list(zip(*parts))
-    moved = [k for k, group in enumerate(groups) if len(set(group)) > 1 or is_time(parts[0], k)]
+    moved = [k for k, group in enumerate(groups) if len(set(group)) > 1]
     numeric = [k for k in moved if None not in map(value_of, groups[k])]
-    common = dict(zip(numeric, with_tolerance([[float(value_of(token)) for token in groups[k]] for k in numeric])))
+    spreads = dict(zip(numeric, with_spread([[float(value_of(token)) for token in groups[k]] for k in numeric])))
     merged: list[Any] = []
     for k, group in enumerate(groups):
-        if k not in moved:
-            merged.append(group[0])
-        elif is_time(parts[0], k) or not isinstance(common.get(k), dict):
+        if is_time(parts[0], k) or k in moved and not isinstance(spreads.get(k), dict):
             merged.append(FREE)
         else:
-            merged.append([group[0], common[k]["~"][1] + 2 * max(map(quantum, group))])
+            merged.append([group[0], spreads[k]["~"][1]] if k in moved else group[0])
     return {"text": merged}
-
-
-def is_timed(name: str) -> bool:
-    """Whether a name says that what it holds is time."""
-    return bool(set(re.findall(r"[a-zµμ]+", name.lower())) & (UNITS | TIMES))
-
-
-def is_time(parts: list[str], k: int) -> bool:
-    """Whether a token is a number of seconds, which may be equal in two runs by chance."""
-    after = parts[k + 1].strip(".,;:()/") if k + 1 < len(parts) else ""
-    return value_of(parts[k]) is not None and after in UNITS
 
 
 def by_cell(told: list) -> dict[str, list]:
     cells: dict[str, list] = {}
     for cell, kind, what in told:
-        whole = what if kind == "printed" else None
-        cells.setdefault(f"{cell} {kind}", []).extend(
-            [what] if whole is None else [line for line in whole.splitlines() if line.strip()])
+        cells.setdefault(f"{cell} {kind}", []).append(what)
     return cells
 
 
-def timeless(value: Any) -> Any:
-    """What was equal in all runs, but for numbers of seconds in its texts."""
-    if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [timeless(item) for item in value]
-    if isinstance(value, str):
-        parts = tokens(value)
-        if any(is_time(parts, k) for k in range(len(parts))):
-            return merged_text([parts])
-    return value
-
-
 def moves(values: list[Any]) -> list[float]:
-    """By what shares the numbers of several runs differ; infinite for what is no number."""
+    """By what shares the numbers of two runs differ; infinite for what is no number."""
     first = values[0]
-    if all(type(value) is type(first) and value == first for value in values):
+    if equal(values):
         return []
     if all(isinstance(value, (int, float)) for value in values):
         size = max(map(abs, values))
@@ -184,7 +181,7 @@ def moves(values: list[Any]) -> list[float]:
 
 
 def first_moved(told: list[dict], story: list) -> int | None:
-    """The first code cell in which rounding moved something, None where it moved nothing.
+    """The first code cell in which rounding moves something, None where it moves nothing.
 
     Before the first training what moved far was moved by the clock.
     """
@@ -193,7 +190,7 @@ def first_moved(told: list[dict], story: list) -> int | None:
     for key in told[0]:
         cell = int(key.partition(" ")[0])
         shares = moves([cells.get(key) for cells in told])
-        if shares and (cell >= trained or min(shares) <= LOOSE):
+        if shares and (cell >= trained or min(shares) <= FAR):
             found.append(cell)
     return min(found, default=None)
 
@@ -201,76 +198,57 @@ def first_moved(told: list[dict], story: list) -> int | None:
 def make(runs: list[dict]) -> dict:
     """A record from the runs that `watch.finish` told of; the first is the notebook as it is."""
     told = [by_cell(run["told"]) for run in runs]
-    keys = [key for key in told[0] if all(key in cells for cells in told)]
-    stories = [sorted(map(tuple, run["story"])) for run in runs]
     results = merge([run["results"] for run in runs])
     if isinstance(results, dict):
         results = {key: FREE if is_timed(key) else value for key, value in results.items()}
     return {
         "code": runs[0].get("code"),
         "environment": runs[0]["environment"],
-        "rounding": first_moved(told, stories[0]),
-        "story": merge([[list(line) for line in story] for story in stories]),
+        "rounding": first_moved(told, runs[0]["story"]),
+        "story": merge([[list(line) for line in sorted(run["story"])] for run in runs]),
         "results": results,
-        "routes": {key: common for key in runs[0]["routes"] if (common := common_routes(runs, key))},
-        "told": {key: merge([cells[key] for cells in told]) for key in keys},
+        "routes": {key: common for key in runs[0]["routes"] if (common := in_each(
+            [run["routes"].get(key, []) for run in runs])[:ROUTES])},
+        "from": {key: merged for key in told[0] if key.endswith(" figure") and (merged := sources(
+            [cells.get(key, []) for cells in told]))},
+        "told": {key: merge([without_sources(cells[key]) for cells in told]) for key in told[0]
+                 if all(key in cells for cells in told)},
         "state": {name: merge([run["state"][name] for run in runs]) for name in runs[0]["state"]
-                  if all(name in run["state"] for run in runs)},
+                  if all(name in run["state"] for run in runs) and not is_timed(name)},
     }
 
 
-def common_routes(runs: list[dict], key: str) -> list[str]:
-    """The shortest expressions that gave an entry of `results` in every run."""
-    return [text for text in runs[0]["routes"][key]
-            if all(text in run["routes"].get(key, ()) for run in runs)][:ROUTES]
+def in_each(lists: list[list]) -> list:
+    return [item for item in lists[0] if all(item in other for other in lists)]
+
+
+def without_sources(told: list) -> list:
+    return [{**what, "axes": [{key: value for key, value in axes.items() if key != "from"} for axes in what["axes"]]}
+            if isinstance(what, dict) else what for what in told]
+
+
+def sources(runs: list[list]) -> list | None:
+    """What each artist of a cell's figures was drawn from in every run; None where the runs drew other things."""
+    drawn = [[item for figure in figures for axes in figure["axes"] for item in axes["from"]] for figures in runs]
+    if not drawn[0] or any([name for name, _ in run] != [name for name, _ in drawn[0]] for run in drawn):
+        return None
+    return [[items[0][0], common] for items in zip(*drawn) if (common := in_each([found for _, found in items]))]
 
 
 def write(record: dict, notebook: str) -> None:
     """One line for each thing that is told, so that a change can be read in a diff."""
-    def part(name: str, items: list[str], brackets: str) -> str:
-        return f' "{name}": {brackets[0]}\n' + ",\n".join(items) + f"\n {brackets[1]}"
-
-    def compact(value: Any) -> str:
+    def lines(value: Any, depth: int) -> str:
+        pad = " " * depth
+        if depth < 3 and isinstance(value, dict) and value:
+            return "{\n" + ",\n".join(f"{pad} {json.dumps(key, ensure_ascii=False)}: {lines(item, depth + 1)}"
+                                      for key, item in value.items()) + f"\n{pad}}}"
+        if depth < 3 and isinstance(value, list) and value and not isinstance(value[0], (int, float)):
+            return "[\n" + ",\n".join(f"{pad} {json.dumps(item, ensure_ascii=False)}" for item in value) + f"\n{pad}]"
         return json.dumps(value, ensure_ascii=False)
 
-    told = [f"  {compact(key)}: [\n" + ",\n".join(f"   {compact(item)}" for item in items) + "\n  ]"
-            if isinstance(items, list) and items else f"  {compact(key)}: {compact(items)}"
-            for key, items in record["told"].items()]
-    story = record["story"]
-    text = ",\n".join([
-        f' "code": {compact(record["code"])}',
-        f' "environment": {compact(record["environment"])}',
-        f' "rounding": {compact(record["rounding"])}',
-        part("story", [f"  {compact(line)}" for line in story], "[]") if isinstance(story, list)
-        else f' "story": {compact(story)}',
-        f' "results": {compact(record["results"])}',
-        part("routes", [f"  {compact(key)}: {compact(texts)}" for key, texts in record["routes"].items()], "{}"),
-        part("told", told, "{}"),
-        part("state", [f"  {compact(name)}: {compact(what)}" for name, what in record["state"].items()], "{}"),
-    ])
     path = path_of(notebook)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text("{\n" + text + "\n}\n", path)
-    is_made(notebook)
-
-
-def missing() -> list[str]:
-    """The notebooks that tests/records/missing.txt says to have no record yet."""
-    path = FOLDER / "missing.txt"
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
-def is_made(notebook: str) -> None:
-    """Take it off that list."""
-    names, path = missing(), FOLDER / "missing.txt"
-    if notebook in names:
-        names.remove(notebook)
-        write_text("".join(f"{name}\n" for name in names), path) if names else path.unlink()
-
-
-def load(notebook: str) -> dict | None:
-    path = path_of(notebook)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    write_text(lines(record, 0) + "\n", path)
 
 
 # --- comparing
@@ -279,86 +257,79 @@ def load(notebook: str) -> dict | None:
 class Comparison:
     def __init__(self):
         self.different: list[str] = []
-        self.floor = 1e-9  # the least absolute tolerance
+        self.rough = False  # what is compared comes after rounding has moved something
+        self.size = 0.0  # of the sequence that a number stands for
 
     def say(self, where: str, was: Any, now: Any) -> None:
         self.different.append(f"{where}: recorded {brief(was)}, now {brief(now)}")
 
-    def number(self, was: float, now: float, tolerance: float, where: str) -> None:
-        if not abs(now - was) <= max(tolerance, TIGHT * abs(was), self.floor) and now == now:
-            self.say(where, was, now)
+    def near(self, was: float, now: float, spread: float = 0.0, least: float = 0.0) -> bool:
+        """`least`: what may differ where numbers are held roughly, whatever their size."""
+        tolerance = max(CLOSE * abs(was), WIDE * spread, 1e-6 * self.size, 1e-9)
+        if self.rough and not spread:
+            tolerance = max(tolerance, ROUGH * max(abs(was), self.size), least)
+        return abs(now - was) <= tolerance or now != now
 
     def compare(self, was: Any, now: Any, where: str) -> None:
-        if was == FREE:
+        if was == FREE or was == now:
             return
-        if isinstance(was, dict) and was.keys() == {"~"}:
-            if isinstance(now, (int, float)):
-                self.number(*[was["~"][0], now, was["~"][1]], where)
-            else:
-                self.say(where, was["~"][0], now)
-        elif isinstance(was, dict) and was.keys() == {"text"}:
+        if isinstance(was, dict) and was.keys() == {"text"}:
             self.text(was["text"], now, where)
-        elif isinstance(was, str):
-            self.text(tokens(was), now, where, was)
-        elif isinstance(was, bool) or was is None:
-            if was != now:
-                self.say(where, was, now)
-        elif isinstance(was, (int, float)):
-            if isinstance(now, (int, float)):
-                self.number(was, now, 0.0, where)
-            else:
-                self.say(where, was, now)
-        elif isinstance(was, list):
-            if not isinstance(now, list) or len(now) != len(was):
-                self.say(where, was, now)
-                return
-            if is_summary(was) and is_summary(now):
+        elif isinstance(was, str) and isinstance(now, str):
+            self.text(tokens(was), now, where)
+        elif isinstance(was, dict) and was.keys() == {"~"} or isinstance(was, (int, float)):
+            value, spread = was["~"] if isinstance(was, dict) else (was, 0.0)
+            least = COUNT if abs(value) > 1 and value == int(value) else SHARE
+            if not isinstance(now, (int, float)) or not self.near(value, now, spread, 0.0 if self.size else least):
+                self.say(where, value, now)
+        elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+            if is_summary(was):
                 self.summary(was, now, where)
                 return
             parts = DATA.get(was[0], {}) if was and isinstance(was[0], str) else {}
             for k, (a, b) in enumerate(zip(was, now)):
                 name = parts.get(k) or (named(b, k) if isinstance(b, list) else f"{k + 1}")
                 self.compare(a, b, f"{where}, {name}" if not isinstance(a, (int, float)) else where)
-        elif isinstance(was, dict):
-            if not isinstance(now, dict) or was.keys() != now.keys():
-                self.say(where, sorted(was), sorted(now) if isinstance(now, dict) else now)
-                return
+        elif isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():
             for key in was:
                 self.compare(was[key], now[key], f"{where}, {key}")
+        else:
+            self.say(where, was, now)
 
     def summary(self, was: list, now: list, where: str) -> None:
         """Of data that differ one number says it."""
         before = len(self.different)
-        sizes = [abs(item["~"][0] if isinstance(item, dict) else item) for item in was[2:] if not isinstance(item, str)]
-        self.floor = max(1e-9, 1e-6 * max(sizes, default=0.0))  # a mean that is nothing but rounding
+        self.size = max((abs(item["~"][0] if isinstance(item, dict) else item) for item in was[2:]
+                         if not isinstance(item, str)), default=0.0)
         for name, a, b in zip(STATISTICS, was, now):
             if len(self.different) == before:
                 self.compare(a, b, f"{where}, {name}")
-        self.floor = 1e-9
+        self.size = 0.0
 
-    def text(self, was: list, now: Any, where: str, whole: str | None = None) -> None:
-        if not isinstance(now, str):
-            self.say(where, was, now)
-            return
-        if whole == now:
-            return
-        parts = tokens(now)
+    def text(self, was: list, now: Any, where: str) -> None:
+        parts = tokens(now) if isinstance(now, str) else []
         if len(parts) != len(was):
             self.say(where, joined(was), now)
             return
-        for a, b in zip(was, parts):
+        for k, (a, b) in enumerate(zip(was, parts)):
             if a == FREE or a == b:
                 continue
-            token, tolerance = a if isinstance(a, list) else (a, None)
+            token, spread = a if isinstance(a, list) else (a, 0.0)
             old, new = value_of(token), value_of(b)
             if old is not None and new is not None:
-                if tolerance is None:  # a last digit may fall to the other side
-                    unit = max(quantum(token), quantum(b))
-                    tolerance = 1.01 * unit if unit < 0.011 * abs(old) and unit < 1 else TIGHT * abs(old)
-                if abs(new - old) <= tolerance:
+                unit = max(quantum(token), quantum(b))  # a last digit may fall to the other side
+                new -= math.copysign(min(abs(new - old), unit if spread or unit < 1 else 0.0), new - old)
+                if self.near(old, new, spread, least_of(token, parts[k + 1] if k + 1 < len(parts) else "")):
                     continue
             self.say(where, joined(was), now)
             return
+
+
+def least_of(token: str, after: str) -> float:
+    """What a printed number may differ by where numbers are held roughly."""
+    if after.startswith(("%", "point")):
+        return 100 * SHARE
+    return SHARE if quantum(token) < 1 else COUNT
 
 
 def joined(parts: list) -> str:
@@ -391,128 +362,59 @@ def brief(value: Any, length: int = 160) -> str:
     return text if len(text) <= length else f"{text[:length]} …"
 
 
-def elsewhere(record: dict, run: dict) -> str | None:
-    """What is other than when the record was made: the `versions`, only the `processor`, or nothing."""
-    was, now = record["environment"], run["environment"]
-    other = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
-    return "versions" if other - {"arithmetic"} else "processor" if other else None
+def is_elsewhere(record: dict, run: dict) -> bool:
+    """Whether a run was made with other versions or on another system than the record."""
+    return record["environment"] != run["environment"]
 
 
 def differences(record: dict, run: dict) -> list[str]:
-    """What a run tells otherwise than the record, a line each.
-
-    With other versions of the libraries only the names of `results` are compared. On another processor all is up to the
-    cell in which rounding first moved something; from there on what does not follow from numbers: which cells print,
-    show a table or a figure, the labels of axes; and everywhere what rows went where, and that one of the expressions
-    that gave an entry of `results` still gives it.
-    """
-    where = elsewhere(record, run)
-    if where == "versions":
-        return names_of_results(record, run)
-    if where == "processor" and record["rounding"] is not None:
-        early, late = ({key: told for key, told in record["told"].items()
-                        if (int(key.partition(" ")[0]) < record["rounding"]) == before} for before in (True, False))
-        now_early, now_late = ([item for item in run["told"] if (item[0] < record["rounding"]) == before]
-                               for before in (True, False))
-        whole = isinstance(record["story"], list) and all(isinstance(line[0], int) for line in record["story"])
-        story = [line for line in record["story"] if line[0] < record["rounding"]] if whole else FREE
-        now_story = [line for line in run["story"] if line[0] < record["rounding"]]
-        found = compared(record | {"results": FREE, "state": {}, "told": early, "story": story},
-                         run | {"told": now_early, "story": now_story})
-        was, now = (kinds_of_story(told["story"]) for told in (record, run)) if whole else (set(), set())
-        if was != now and FREE not in str(was):
-            found.append(f"rows and loops: recorded {was - now or 'nothing more'}, now {now - was or 'nothing more'}")
-        return [*found, *structural(late, now_late), *names_of_results(record, run)]
-    return compared(record if where is None else record | {"state": {}}, run)
-
-
-def kinds_of_story(story: list) -> set[str]:
-    """The story without its numbers: an early stop may come at another step."""
-    return {f"code cell {cell}: {' '.join(sorted(words - {'/'}))}" for cell, text in story for words in [
-        {part for part in tokens(text if isinstance(text, str) else joined(text["text"])) if value_of(part) is None}
-        - {"a", "training", "trainings", "from", "starting", "points", "in", "orders", "rows:", "training:"}]}
-
-
-def names_of_results(record: dict, run: dict) -> list[str]:
+    """What a run tells otherwise than the record, a line each."""
     if isinstance(record["results"], dict) and sorted(record["results"]) != sorted(run["results"]):
         return [f"results: recorded {sorted(record['results'])}, now {sorted(run['results'])}"]
-    return []
-
-
-def compared(record: dict, run: dict) -> list[str]:
-    """All that is told, and the expressions."""
+    if is_elsewhere(record, run):
+        return []
     comparison = Comparison()
-    now = by_cell(run["told"])
-    for key, was in record["told"].items():
+    rounding = math.inf if record["rounding"] is None else record["rounding"]
+    told = by_cell(run["told"])
+    for key in [*record["told"], *(key for key in told if key not in record["told"])]:
         cell, _, kind = key.partition(" ")
-        where = f"code cell {cell}, {kind}"
-        if was == FREE:
-            continue
-        if key not in now:
-            comparison.say(where, was, "nothing")
-        elif isinstance(was, list) and len(was) != len(now[key]):
-            comparison.say(where, f"{len(was)} times", f"{len(now[key])} times")
+        where, was, now = f"code cell {cell}, {kind}", record["told"].get(key), without_sources(told.get(key, []))
+        comparison.rough = int(cell) >= rounding
+        if was is None or was != FREE and not now:
+            comparison.say(where, was or "nothing", now or "nothing")
+        elif was != FREE and len(was) != len(now):
+            comparison.say(where, f"{len(was)} times", f"{len(now)} times")
         else:
-            comparison.compare(was, now[key], where)
-    for key in now:
-        if key not in record["told"]:
-            cell, _, kind = key.partition(" ")
-            comparison.say(f"code cell {cell}, {kind}", "nothing", now[key][0])
-    story = [list(line) for line in sorted(map(tuple, run["story"]))]
-    if isinstance(record["story"], list):
-        if len(record["story"]) != len(story):
-            old = [line for line in record["story"] if line not in story]
-            new = [line for line in story if line not in record["story"]]
-            comparison.say("rows and loops", old or "nothing more", new or "nothing more")
-        else:
-            for was, line in zip(record["story"], story):
-                comparison.compare(was, line, f"code cell {line[0]}, rows and loops")
+            comparison.compare(was, now, where)
+    story = [list(line) for line in sorted(run["story"])]
+    if isinstance(record["story"], list) and len(record["story"]) != len(story):
+        comparison.say("rows and loops", [line for line in record["story"] if line not in story] or "nothing more",
+                       [line for line in story if line not in record["story"]] or "nothing more")
+    elif isinstance(record["story"], list):
+        comparison.rough = False
+        for was, line in zip(record["story"], story):
+            comparison.compare(was, line, f"code cell {line[0]}, rows and loops")
+    comparison.rough = rounding < math.inf
     comparison.compare(record["results"], run["results"], "results")
     for name, was in record["state"].items():
-        if name not in run["state"]:
-            comparison.say(f"the name {name}", was, "nothing")
-        elif not is_timed(name):
-            comparison.compare(was, run["state"][name], f"what {name} holds at the end")
-    return [*comparison.different, *lost_routes(record, run)]
-
-
-def lost_routes(record: dict, run: dict) -> list[str]:
-    """Entries of `results` that none of the expressions gives any more that gave them."""
-    return [f"results, {key}: it was {texts[0]}, and is no more" for key, texts in record["routes"].items()
-            if key in run["results"] and not set(texts) & set(run["routes"].get(key, ()))]
-
-
-def structural(told: dict, run_told: list) -> list[str]:
-    """What differs between what was told and is told that no number explains."""
-    was, now = outline(told), outline(by_cell(run_told))
-    return [f"code cell {key.replace(' ', ', ', 1)}: recorded {brief(was.get(key, 'nothing'))}, "
-            f"now {brief(now.get(key, 'nothing'))}"
-            for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key) and FREE not in
-            (was.get(key), now.get(key))]
-
-
-def outline(cells: dict[str, Any]) -> dict[str, Any]:
-    """What of the things told in each cell does not follow from numbers."""
-    found = {}
-    for key, items in cells.items():
-        kind = key.partition(" ")[2]
-        if items == FREE or kind != "figure":
-            found[key] = FREE if items == FREE else "something"
+        if was == FREE:
             continue
-        found[key] = [[[words_of(ax["x"]), words_of(ax["y"]), ax["scales"], kinds_of(ax["draws"])]
-                       for ax in figure["axes"]] if isinstance(figure, dict) and isinstance(figure["axes"], list)
-                      else FREE for figure in items]
-        if FREE in found[key]:
-            found[key] = FREE
+        comparison.rough = was[0] == FREE or was[0] >= rounding
+        if name not in run["state"]:
+            comparison.say(f"the name {name}", was[1], "nothing")
+        else:
+            comparison.compare(was[1], run["state"][name][1], f"what {name} holds at the end")
+    return [*comparison.different, *lost(record, run, told)]
+
+
+def lost(record: dict, run: dict, told: dict) -> list[str]:
+    """Entries of `results` and drawn data that no longer come from where they came from. No rounding changes that."""
+    found = [f"results, {key}: it was {texts[0]}, and is no more" for key, texts in record["routes"].items()
+             if key in run["results"] and not set(texts) & set(run["routes"].get(key, ()))]
+    for key, was in record["from"].items():
+        now = [item for figure in told.get(key, []) for axes in figure["axes"] for item in axes["from"]]
+        for name, texts in was:
+            if not any(set(texts) & set(others) for other, others in now if other == name):
+                cell = key.partition(" ")[0]
+                found.append(f"code cell {cell}, figure: {name} was drawn from {texts[0]}, and is no more")
     return found
-
-
-def words_of(text: Any) -> str:
-    """A label without its numbers."""
-    parts = text["text"] if isinstance(text, dict) else tokens(text) if isinstance(text, str) else []
-    return " ".join(part for part in parts if isinstance(part, str) and value_of(part) is None and part != FREE)
-
-
-def kinds_of(draws: Any) -> list[str]:
-    """The kinds of artists that are drawn."""
-    return sorted({draw[0] for draw in draws if isinstance(draw, list)} - {"texts"}) if isinstance(draws, list) else []

@@ -4,7 +4,7 @@
 Nothing of it stands in the notebook's namespace, and what is watched computes what it would compute unwatched.
 """
 import json
-import os
+import platform
 import re
 import sys
 import traceback
@@ -28,6 +28,8 @@ class Watch:
         self.over = False
         self.source = ""  # of this cell
         self.written = []  # by this cell, so far
+        self.since = {}  # name -> (what it holds, the cell that gave it that)
+        self.sources = None  # what the notebook's names hold, once this cell shows a figure
 
     def stop(self):
         """The last cell has run: what follows is not watched."""
@@ -58,6 +60,7 @@ class Watch:
 
     def before_cell(self, info):
         self.cell += 1
+        self.sources = None
         self.source = str(getattr(info, "raw_cell", ""))
         self.hook()
         try:
@@ -88,8 +91,12 @@ class Watch:
 
     def look(self):
         """At the notebook's names, for rows that are new."""
+        names = self.names()
+        for name, value in names.items():
+            if self.since.get(name, (self,))[0] is not value:
+                self.since[name] = value, self.cell
         try:
-            self.rows.scan(self.names())
+            self.rows.scan(names)
         except Exception as error:
             self.broke(error)
 
@@ -143,9 +150,11 @@ class Watch:
     def read_back(self, figure):
         from . import figures, pictures
 
-        self.told.append((self.cell, "figure", figures.describe(figure)))
         names = self.names()
-        said = pictures.contradictions(figure.axes, names)
+        if self.sources is None:
+            self.sources = pictures.Sources(names)
+        self.told.append((self.cell, "figure", figures.describe(figure, self.sources)))
+        said = pictures.contradictions(figure.axes, self.sources)
         for ax in figure.axes:
             said += pictures.exchanged_axes(ax)
         suptitle = figure._suptitle.get_text() if figure._suptitle is not None else ""
@@ -235,41 +244,16 @@ def finish():
     return json.dumps({
         "findings": [[key[0], key[1], text, list(key[2:])] for key, text in watch.findings.items()],
         "story": watch.loops.story(), "told": watch.told, "results": results, "routes": second,
-        "state": state(watch.names()),
+        "state": state(watch.names(), {name: cell for name, (_, cell) in watch.since.items()}, watch.cell),
         "errors": watch.errors, "environment": environment()}, default=str)
 
 
 def environment():
-    """What decides whether numbers must be the same: the system, the versions, and how this machine computes."""
+    """What decides whether numbers can be compared: the system and the versions."""
     versions = {name: getattr(sys.modules.get(name), "__version__", "") for name in
                 ("numpy", "pandas", "matplotlib", "torch", "torchvision", "sklearn", "PIL")}
+    versions["python"] = sys.version
     found = {name: ".".join(version.split("+")[0].split(".")[:2]) for name, version in versions.items() if version}
     torch = sys.modules.get("torch")
     found["device"] = "cuda" if torch is not None and torch.cuda.is_available() else "cpu"
-    return {"system": sys.platform, "machine": os.uname().machine if hasattr(os, "uname") else "", **found,
-            "arithmetic": arithmetic(torch)}
-
-
-def arithmetic(torch):
-    """Equal for machines that round alike: the processor and its caches, threads, and what they make of a product."""
-    import platform
-    import zlib
-
-    parts = [platform.machine(), os.environ.get("OMP_NUM_THREADS", "")]
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            wanted = ("vendor_id", "cpu family", "model", "cache size", "flags", "processor")
-            parts += [line.strip() for line in file if line.partition("\t")[0].strip() in wanted]
-    except OSError:
-        pass
-    import numpy as np
-
-    a = np.sin(np.arange(96 * 96, dtype=np.float32)).reshape(96, 96)
-    parts.append(np.exp(a @ a.T).tobytes().hex())
-    if torch is not None:
-        parts += [torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads())]
-        with torch.no_grad():
-            b = torch.from_numpy(a)
-            c = torch.nn.functional.conv2d(b.reshape(1, 16, 24, 24), b.flatten()[:2304].reshape(16, 16, 3, 3))
-            parts += [(b @ b.T).exp().mean(0).numpy().tobytes().hex(), c.numpy().tobytes().hex()]
-    return f"{zlib.crc32(' '.join(parts).encode()):08x}"
+    return {"system": sys.platform, "machine": platform.machine(), **found}

@@ -70,7 +70,7 @@ def label_of(artist):
     return "" if label.startswith("_") else label
 
 
-def describe_axes(ax):
+def describe_axes(ax, sources):
     from matplotlib.collections import PathCollection, QuadMesh
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import FixedFormatter, FuncFormatter
@@ -141,7 +141,27 @@ def describe_axes(ax):
     if legend is not None:
         told["legend"] = legend_of(legend)
     told["draws"] = artists
+    told["from"] = [[name, found] for name, values in data_of(ax) if (found := sources.of(values))]
     return told
+
+
+def data_of(ax):
+    """What each artist is called, and its numbers as they were handed over."""
+    from matplotlib.collections import PathCollection, QuadMesh
+
+    for line in ax.lines[:MOST]:
+        yield f"line {label_of(line)}", line.get_ydata(orig=False)
+    for collection in ax.collections[:MOST]:
+        if isinstance(collection, PathCollection):
+            yield f"points {label_of(collection)}", np.asarray(collection.get_offsets(), dtype=float)[..., 1]
+        elif isinstance(collection, QuadMesh):
+            yield "mesh", collection.get_array()
+    for bars in ax.containers[:MOST]:
+        patches = [patch for patch in bars.patches] if hasattr(bars, "patches") else []
+        wide = getattr(bars, "orientation", "vertical") == "horizontal"
+        yield f"bars {label_of(bars)}", [bar.get_width() if wide else bar.get_height() for bar in patches]
+    for image in ax.images[:MOST]:
+        yield "image", array_of(image)
 
 
 def at(text):
@@ -156,10 +176,10 @@ def legend_of(legend):
         f"{text.get_text()} {color_of(handle)}" for text, handle in zip(legend.get_texts(), handles)]
 
 
-def describe(figure):
+def describe(figure, sources):
     suptitle = figure._suptitle.get_text() if figure._suptitle is not None else ""
     told = {"title": suptitle, "size": [number(side) for side in figure.get_size_inches()],
-            "axes": [describe_axes(ax) for ax in figure.axes if ax.get_visible()]}
+            "axes": [describe_axes(ax, sources) for ax in figure.axes if ax.get_visible()]}
     if figure.texts:
         told["texts"] = [text.get_text() for text in figure.texts if text is not figure._suptitle]
     if figure.legends:

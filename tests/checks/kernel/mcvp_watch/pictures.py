@@ -10,12 +10,17 @@ from .rows import role_of, spoken, words
 LONGEST = 5000  # rows of a frame that is searched
 KEYS = 4  # columns of it that tell cases apart
 TEXT = ("str", "string", "category")  # kinds of columns that hold words
+MOST = 50_000  # numbers of a sequence or an image
+FROM = 12  # sources that are told of an artist
 CASES = 40  # different values of such a column
 
 
 def key_of(values):
+    """Equal for the same numbers in the same order; None for numbers that others are equal to by chance."""
     array = np.asarray(values, dtype=float).ravel()
-    if not 2 <= len(array) <= 2000 or not np.isfinite(array).all() or np.ptp(array) == 0:
+    if not 2 <= len(array) <= MOST or not np.isfinite(array).all() or np.ptp(array) == 0:
+        return None
+    if len(array) < 8 and (array == np.round(array)).all():
         return None
     numbers = (array[0], array[-1], array.mean(), array @ np.arange(len(array)))
     return len(array), tuple(float(f"{number:.6g}") for number in numbers)
@@ -29,10 +34,14 @@ class Sources:
         self.found = {}  # key of a sequence -> [(frame, column or None, {key column: value})]
         self.values = {}  # frame -> {key column: its values as text}
         for name, value in names.items():
+            if pandas is not None and isinstance(value, pandas.Series):
+                value = value.to_frame("values" if value.name is None else value.name)
             if pandas is not None and isinstance(value, pandas.DataFrame) and 2 <= len(value) <= LONGEST:
                 self.frame(name, value)
             elif isinstance(value, dict) and 1 < len(value) <= CASES:
                 self.dictionary(name, value)
+            else:
+                self.sequence(name, value)
 
     def add(self, values, source):
         try:
@@ -41,6 +50,32 @@ class Sources:
             return
         if key is not None:
             self.found.setdefault(key, []).append(source)
+
+    def sequence(self, name, value):
+        """A list of numbers, or an array and what it consists of along its first axis."""
+        if isinstance(value, (list, tuple)):
+            if 2 <= len(value) <= LONGEST and all(isinstance(item, (int, float)) for item in value):
+                self.add(value, (name, None, {}))
+            return
+        if type(value).__module__.partition(".")[0] not in ("torch", "numpy") or not getattr(value, "ndim", 0):
+            return
+        if hasattr(value, "detach"):
+            value = value.detach().cpu().numpy()
+        if value.dtype.kind in "fiub" and value.size <= MOST:
+            self.add(value, (name, None, {}))
+            if value.ndim > 1 and len(value) <= CASES:
+                for k, item in enumerate(value):
+                    self.add(item, (name, None, {"": str(k)}))
+
+    def of(self, values):
+        """What these numbers may be drawn from, in words."""
+        try:
+            found = self.found.get(key_of(values), [])
+        except (TypeError, ValueError):
+            return []
+        return sorted({f"{name}{f'[{column!r}]' if column is not None else ''}"
+                       + "".join(f", {key} {case}".replace(",  ", ", ") for key, case in cases.items())
+                       for name, column, cases in found})[:FROM]
 
     def dictionary(self, name, value):
         keys = [k for k in value if isinstance(k, str)]
@@ -83,15 +118,14 @@ class Sources:
                     continue
 
 
-def contradictions(axes, names):
+def contradictions(axes, sources):
     """Sentences about the lines of a figure whose label names one case and whose data are another's."""
-    sources, said = None, []
+    said = []
     for ax in axes:
         lines = [(str(line.get_label()), key_of_line(line)) for line in ax.lines]
         lines = [(label, key) for label, key in lines if key and not label.startswith("_")]
         labels = {label for label, _ in lines}
         for label, key in lines:
-            sources = sources or Sources(names)
             found = sources.found.get(key, [])
             if found:
                 said += other_case(label, labels, found, sources)

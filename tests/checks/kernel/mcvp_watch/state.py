@@ -53,8 +53,8 @@ def told(value, depth=DEPTH):
     return None
 
 
-def state(names):
-    """Name -> what it holds."""
+def state(names, since, last):
+    """Name -> the cell after which it held that, and what. What may change in place is of the last cell."""
     found = {}
     for name, value in names.items():
         try:
@@ -62,5 +62,5 @@ def state(names):
         except Exception:  # an object that only looks like one of these
             continue
         if what is not None:
-            found[name] = what
+            found[name] = [since.get(name, last) if isinstance(value, (int, float)) else last, what]
     return found
