@@ -59,9 +59,13 @@ class Sources:
             return
         if type(value).__module__.partition(".")[0] not in ("torch", "numpy") or not getattr(value, "ndim", 0):
             return
+        if not 2 <= np.prod(value.shape, dtype=float) <= MOST:
+            return
         if hasattr(value, "detach"):
-            value = value.detach().cpu().numpy()
-        if value.dtype.kind in "fiub" and value.size <= MOST:
+            if value.is_sparse or value.is_quantized or value.is_complex() or value.device.type == "meta":
+                return
+            value = value.detach().float().cpu().numpy()
+        if value.dtype.kind in "fiub":
             self.add(value, (name, None, {}))
             if value.ndim > 1 and len(value) <= CASES:
                 for k, item in enumerate(value):
