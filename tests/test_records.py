@@ -37,7 +37,7 @@ def run(loss=0.5123456, accuracy=0.8, rows=500, printed="accuracy 80.0% after 3 
 @pytest.fixture
 def record():
     """Of a notebook whose losses rounding moves from the second cell on."""
-    return json.loads(json.dumps(records.make([run(), run(loss=0.5133477, seconds=9.0)])))
+    return json.loads(json.dumps(records.make([run(), run(loss=0.5133477, seconds=9.0) | {"shake": 1}])))
 
 
 def test_a_run_equals_its_own_record(record):
@@ -93,6 +93,11 @@ def test_a_number_of_seconds_is_free_even_where_two_runs_took_as_long():
 def test_the_clock_is_no_rounding():
     untrained = [run() | {"story": []}, run(seconds=9.0) | {"story": []}]
     assert records.make(untrained)["rounding"] is None
+
+
+def test_where_networks_could_not_be_shaken_rounding_begins_with_the_first_training():
+    assert records.make([run(), run(seconds=9.0) | {"shake": 2}])["rounding"] == 2
+    assert records.make([run(), run(seconds=9.0) | {"shake": 1}])["rounding"] is None
 
 
 def test_with_other_versions_only_the_names_of_results_are_held(record):

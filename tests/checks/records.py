@@ -180,10 +180,11 @@ def moves(values: list[Any]) -> list[float]:
     return [math.inf]
 
 
-def first_moved(told: list[dict], story: list) -> int | None:
+def first_moved(told: list[dict], story: list, networks: bool) -> int | None:
     """The first code cell in which rounding moves something, None where it moves nothing.
 
-    Before the first training what moved far was moved by the clock.
+    Before the first training what moved far was moved by the clock. Where no `networks` were shaken it is the first
+    training.
     """
     trained = min((line[0] for line in story if TRAINING.match(line[1])), default=math.inf)
     found = []
@@ -192,6 +193,8 @@ def first_moved(told: list[dict], story: list) -> int | None:
         shares = moves([cells.get(key) for cells in told])
         if shares and (cell >= trained or min(shares) <= FAR):
             found.append(cell)
+    if not networks and trained < math.inf:
+        found.append(int(trained))
     return min(found, default=None)
 
 
@@ -204,7 +207,7 @@ def make(runs: list[dict]) -> dict:
     return {
         "code": runs[0].get("code"),
         "environment": runs[0]["environment"],
-        "rounding": first_moved(told, runs[0]["story"]),
+        "rounding": first_moved(told, runs[0]["story"], runs[-1].get("shake", 0) % 2 == 1),
         "story": merge([[list(line) for line in sorted(run["story"])] for run in runs]),
         "results": results,
         "routes": {key: common for key in runs[0]["routes"] if (common := in_each(

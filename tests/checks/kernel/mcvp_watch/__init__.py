@@ -204,7 +204,10 @@ def table_text(value):
 
 
 def start(shake=0):
-    """Begin to watch this kernel. `shake`: a seed; clocks then run unevenly and the machine seems another."""
+    """Begin to watch this kernel.
+
+    `shake`: a seed; clocks then run unevenly and the machine seems another; networks are moved where it is odd.
+    """
     global WATCH
     from IPython import get_ipython
 
@@ -242,7 +245,7 @@ def finish():
     from .state import state
 
     return json.dumps({
-        "findings": [[key[0], key[1], text, list(key[2:])] for key, text in watch.findings.items()],
+        "shake": watch.shake, "findings": [[key[0], key[1], text, list(key[2:])] for key, text in watch.findings.items()],
         "story": watch.loops.story(), "told": watch.told, "results": results, "routes": second,
         "state": state(watch.names(), {name: cell for name, (_, cell) in watch.since.items()}, watch.cell),
         "errors": watch.errors, "environment": environment()}, default=str)

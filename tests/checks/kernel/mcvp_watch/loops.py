@@ -213,11 +213,12 @@ class Loops:
                 rows.mode.made(output, (*args, *kwargs.values()) if kwargs else args)
 
     def shake(self, owner, parameters):
-        """In a shaken run a network begins a ten-thousandth beside where it would: as no rounding error moves it.
+        """In a run shaken by an odd seed a network begins a ten-thousandth beside where it would.
 
-        Rounding to 12 bits does the same to twins, and nothing more to what it has been done to.
+        No rounding error moves it as far. Rounding to 12 bits does the same to twins, and nothing more to what it has
+        been done to.
         """
-        if not self.watch.shake or owner in self.rounded:
+        if not self.watch.shake % 2 or owner in self.rounded:
             return
         self.rounded.add(owner)
         torch = sys.modules["torch"]
