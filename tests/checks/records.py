@@ -214,8 +214,8 @@ def make(runs: list[dict]) -> dict:
             [run["routes"].get(key, []) for run in runs])[:ROUTES])},
         "from": {key: merged for key in told[0] if key.endswith(" figure") and (merged := sources(
             [cells.get(key, []) for cells in told]))},
-        "told": {key: merge([without_sources(cells[key]) for cells in told]) for key in told[0]
-                 if all(key in cells for cells in told)},
+        "told": {key: merge([without_sources(cells[key]) for cells in told]) if all(key in cells for cells in told)
+                 else FREE for key in {key: None for cells in told for key in cells}},
         "state": {name: merge([run["state"][name] for run in runs]) for name in runs[0]["state"]
                   if all(name in run["state"] for run in runs) and not is_timed(name)},
     }

@@ -41,7 +41,10 @@ class Sources:
             elif isinstance(value, dict) and 1 < len(value) <= CASES:
                 self.dictionary(name, value)
             else:
-                self.sequence(name, value)
+                try:
+                    self.sequence(name, value)
+                except Exception:  # an object that only looks like an array
+                    continue
 
     def add(self, values, source):
         try:
