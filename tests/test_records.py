@@ -30,7 +30,7 @@ def run(loss=0.5123456, accuracy=0.8, rows=500, printed="accuracy 80.0% after 3 
             "story": [[2, f"a training: SGD, {steps} steps"]],
             "told": [[1, "printed", f"{rows} rows"], [2, "figure", figure], [3, "printed", printed],
                      [4, "printed", f"took {seconds:.2f} s"]],
-            "results": {"accuracy": accuracy, "seconds": seconds}, "routes": {"accuracy": ["found[0]", "val max"]},
+            "results": {"accuracy": accuracy, "seconds": seconds}, "routes": {"accuracy": ["found[0]", "max accuracy"]},
             "state": {"rows": [1, rows], "seconds": [4, seconds]}}
 
 
@@ -73,8 +73,17 @@ def test_data_drawn_from_elsewhere_are_said(record):
     other["told"][1][2]["axes"][0]["from"] = [["line train", ["val_losses"]]]
     other["routes"] = {"accuracy": ["val min"]}
     assert records.differences(record, other) == [
-        "results, accuracy: it was found[0], and is no more",
+        "results, accuracy: it was max accuracy, and is no more",
         "code cell 2, figure: line train was drawn from history['loss'], and is no more"]
+
+
+def test_equal_by_chance_is_no_source():
+    """0.8 twice may be chance, unless the words say the same; 0.8013 and 0.8021 may not."""
+    routes = {"accuracy": ["found[0]", "best accuracy"]}
+    same = [run() | {"routes": routes}, run() | {"routes": routes}]
+    assert records.make(same)["routes"] == {"accuracy": ["best accuracy"]}
+    moved = [run(accuracy=value) | {"routes": routes} for value in (0.8013456, 0.8021456)]
+    assert records.make(moved)["routes"] == routes
 
 
 def test_another_order_of_trainings_and_cells_is_said(record):

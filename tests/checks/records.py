@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +211,7 @@ def make(runs: list[dict]) -> dict:
         "rounding": first_moved(told, runs[0]["story"], runs[-1].get("shake", 0) % 2 == 1),
         "story": merge([[list(line) for line in sorted(run["story"])] for run in runs]),
         "results": results,
-        "routes": {key: common for key in runs[0]["routes"] if (common := in_each(
-            [run["routes"].get(key, []) for run in runs])[:ROUTES])},
+        "routes": {key: common for key in runs[0]["routes"] if (common := routes(runs, key))},
         "from": {key: merged for key in told[0] if key.endswith(" figure") and (merged := sources(
             [cells.get(key, []) for cells in told]))},
         "told": {key: merge([without_sources(cells[key]) for cells in told]) if all(key in cells for cells in told)
@@ -219,6 +219,27 @@ def make(runs: list[dict]) -> dict:
         "state": {name: merge([run["state"][name] for run in runs]) for name in runs[0]["state"]
                   if all(name in run["state"] for run in runs) and not is_timed(name)},
     }
+
+
+def routes(runs: list[dict], key: str) -> list[str]:
+    """The expressions that gave an entry of `results` in every run.
+
+    A share of few rows that was the same in all of them may equal others by chance: there the words must speak for it.
+    """
+    common = in_each([run["routes"].get(key, []) for run in runs])
+    value = runs[0]["results"][key]
+    if equal([run["results"].get(key) for run in runs]) and on_a_grid(value):
+        common = [text for text in common if words(key) & words(text)]
+    return common[:ROUTES]
+
+
+def on_a_grid(value: float, most: int = 1000) -> bool:
+    """Whether a number is a share of at most so many rows, or a small count of them."""
+    return abs(float(Fraction(value).limit_denominator(most)) - value) < 6e-8
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", text.lower()))
 
 
 def in_each(lists: list[list]) -> list:

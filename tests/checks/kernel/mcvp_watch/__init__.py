@@ -245,7 +245,8 @@ def finish():
     from .state import state
 
     return json.dumps({
-        "shake": watch.shake, "findings": [[key[0], key[1], text, list(key[2:])] for key, text in watch.findings.items()],
+        "shake": watch.shake,
+        "findings": [[key[0], key[1], text, list(key[2:])] for key, text in watch.findings.items()],
         "story": watch.loops.story(), "told": watch.told, "results": results, "routes": second,
         "state": state(watch.names(), {name: cell for name, (_, cell) in watch.since.items()}, watch.cell),
         "errors": watch.errors, "environment": environment()}, default=str)
