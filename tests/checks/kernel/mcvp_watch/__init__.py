@@ -22,7 +22,6 @@ class Watch:
         self.findings, self.once = {}, set()
         self.told = []  # (cell, kind, what): prints, tables, figures, in order
         self.errors = []
-        self.last_read = 0
         self.rows, self.loops = Rows(self), Loops(self)
         self.known = set(shell.user_ns)
         self.over = False

@@ -20,7 +20,7 @@ class Fit:
         self.cell, self.kind = cell, type(optimizer).__name__
         self.steps = self.wrong_mode = self.kept = self.masks = 0
         self.rows, self.rates, self.sizes = [], [], []
-        self.start = self.end = self.group = None
+        self.start = self.end = None
         self.untracked = 0
         self.paused = False
 
@@ -303,7 +303,6 @@ class Loops:
         """A number was read off a tensor that came from rows."""
         cell = self.reads.setdefault(self.watch.cell, {})
         cell[tag.mask] = cell.get(tag.mask, 0) + 1
-        self.watch.last_read = tag.mask
 
     # --- the end
 
@@ -317,9 +316,6 @@ class Loops:
         for optimizer, fit in list(self.by_optimizer.items()):
             if fit.steps and fit.end is None:
                 fit.end = digest(optimizer)
-        for entry in self.schedules:
-            if entry[5] is not None and entry[3] != self.watch.cell:
-                self.close(entry)
         for entry in self.schedules:
             if entry[5] is not None:
                 self.close(entry)
@@ -355,12 +351,6 @@ class Loops:
             if len(fits) > 1 and not TWINS.search(self.watch.source):
                 self.watch.find("loops", f"{len(fits)} trainings of this cell ended with the same parameters to the "
                                          "last bit: a seed or a setting is not used", ("identical",))
-        orders = {}
-        for fit in self.fits:
-            if fit.cell == cell and fit.steps > 1 and fit.rows and not fit.untracked:
-                key = (tuple(fit.sizes), np.concatenate(fit.rows).tobytes())
-                orders.setdefault(key, set()).add(fit.start)
-        self.orders = orders
         for fit in self.fits:
             if fit.cell == cell and fit.wrong_mode:
                 self.watch.find("loops", "a network with dropout or batch normalization was trained in evaluation "
