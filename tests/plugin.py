@@ -204,11 +204,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     notes = {kind: sorted({(report.nodeid.split("::")[0], value) for report in reports for key, value in
                            getattr(report, "user_properties", ()) if key == kind}) for kind in (UNRECORDED, UNWATCHED)}
     if notes[UNRECORDED]:
-        terminalreporter.section("without a record: python -m tests.checks --changed")
+        terminalreporter.section("without a record, and so not held to what the watch finds (tests/checks)")
         terminalreporter.line(" ".join(name for name, _ in notes[UNRECORDED]))
-    for name, why in notes[UNWATCHED]:
-        terminalreporter.section(f"{name}: could not be watched to its end")
-        terminalreporter.line(why)
+        for finding in filter(None, (found for _, found in notes[UNRECORDED])):
+            terminalreporter.line(finding)
+        terminalreporter.line("python -m tests.checks --changed makes what is missing")
+    if notes[UNWATCHED]:
+        terminalreporter.section("could not be watched to the end")
+        for name, why in notes[UNWATCHED]:
+            terminalreporter.line(f"{name}: {why}")
     if SCRATCH in config.stash and (attempts := network_attempts("-")):
         terminalreporter.section("network attempts outside the notebooks: the run fails", red=True)
         for attempt in attempts:
@@ -501,7 +505,8 @@ class WholeNotebook(pytest.Item):
             if notebook.unwatched:
                 self.user_properties.append((UNWATCHED, notebook.unwatched))
             if notebook.told and records.load(notebook.nodeid) is None:
-                self.user_properties.append((UNRECORDED, ""))
+                found = watched.broken_rules(notebook.nodeid, notebook.nb, notebook.told)
+                self.user_properties.append((UNRECORDED, "\n".join(found)))
         if findings := notebook.findings():
             raise NotebookFailure("\n".join(findings))
         if notebook.failed:
