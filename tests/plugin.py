@@ -68,8 +68,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "run the notebooks without the checks of tests/checks, which watch them in the quick profile"))
     group.addoption("--tell", metavar="FOLDER", type=Path, help=(
         "write what those checks see of each notebook below FOLDER, and compare it with no record"))
-    group.addoption("--shake", metavar="SEED", type=int, default=0, help=(
-        "let clocks run unevenly and the machine seem another: what differs then is no finding"))
     parser.addini("quick_seconds", "a notebook that needs more processor time fails in the quick profile", default="60")
     parser.addini("full_cell_seconds", "a cell that takes longer is stopped in the full profile", default="3600")
 
@@ -334,8 +332,7 @@ class NotebookFile(IPyNbFile):
         self.run: Path | None = None  # the folder of this run
         quick_profile = not self.config.option.full
         option = self.config.option
-        limited = quick_profile and not option.shake  # an older processor's arithmetic takes longer
-        self.limit = float(self.config.getini("quick_seconds")) if limited else math.inf  # of processor time
+        self.limit = float(self.config.getini("quick_seconds")) if quick_profile else math.inf  # of processor time
         # the shelf's own notebooks; the simulated device follows tensors by the same means as the watch
         self.is_watched = quick_profile and not option.unwatched and not option.device and self.config.rootpath == ROOT
         self.told: dict | None = None  # what the watch saw of the whole run
@@ -370,7 +367,7 @@ class NotebookFile(IPyNbFile):
         self.kernel = NotebookKernel(folder, env, self.run / "kernel.json", self.limit, server(self.session), imports)
         if self.is_watched:
             try:
-                watched.begin(self.kernel, self.config.option.shake)
+                watched.begin(self.kernel)
             except watched.WatchError as error:
                 self.is_watched, self.unwatched = False, str(error)
 

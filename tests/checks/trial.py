@@ -1,6 +1,6 @@
 """Runs small notebooks that are given as lists of cells, watched, and says what was found: for the tests of the watch.
 
-    python -m tests.checks.trial < JOBS.json     {"name": {"cells": ["x = 1", …], "shake": 0}, …}
+    python -m tests.checks.trial < JOBS.json     {"name": ["x = 1", …], …}
 
 Each runs in a process of its own, forked from this one where the system can fork, so that PyTorch is imported once.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 KERNEL = Path(__file__).resolve().parent / "kernel"
 
 
-def run(cells: list[str], shake: int = 0) -> dict:
+def run(cells: list[str]) -> dict:
     """What `watch.finish` tells of a notebook of these cells, and the error of the cell that failed, if one did."""
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -26,7 +26,7 @@ def run(cells: list[str], shake: int = 0) -> dict:
 
     shell = InteractiveShell.instance()
     shell.enable_gui = lambda gui=None: None
-    watch.start(shake)
+    watch.start()
     failed = None
     for source in cells:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -62,14 +62,14 @@ def main() -> None:
     found = {}
     for name, job in jobs.items():
         if not hasattr(os, "fork"):
-            found[name] = run(**job) if len(jobs) == 1 else json.loads(subprocess.run(
+            found[name] = run(job) if len(jobs) == 1 else json.loads(subprocess.run(
                 [sys.executable, "-m", "tests.checks.trial"], input=json.dumps({name: job}), text=True, check=True,
                 capture_output=True).stdout)[name]
             continue
         reading, writing = os.pipe()
         if os.fork() == 0:
             with os.fdopen(writing, "w", encoding="utf-8") as file:
-                file.write(json.dumps(run(**job)))
+                file.write(json.dumps(run(job)))
             os._exit(0)
         os.close(writing)
         with os.fdopen(reading, encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from nbformat import NotebookNode
 from nbval.kernel import RunningKernel
 
 from tests.checks import records
-from tests.notebooks import code_cells, code_digest
+from tests.notebooks import code_digest
 
 KERNEL = Path(__file__).resolve().parent / "kernel"
 SECONDS = 120  # to wait for an answer of the kernel
@@ -21,23 +21,17 @@ class WatchError(RuntimeError):
     """The kernel did not answer, or the watch itself failed."""
 
 
-def begin(kernel: RunningKernel, shake: int = 0) -> None:
+def begin(kernel: RunningKernel) -> None:
     """Watch this kernel from now on; no name is left in the notebook's namespace."""
     folder = str(KERNEL)
     code = (f"import sys; sys.path.insert(0, {folder!r}); import mcvp_watch; sys.path.remove({folder!r}); "
-            f"mcvp_watch.start({shake})")
+            "mcvp_watch.start()")
     ask(kernel, f"exec({code!r}, {{}})", "None")
 
 
 def end(kernel: RunningKernel, notebook: NotebookNode) -> dict:
-    """What the watch of this kernel found and tells; from then on it watches no more.
-
-    What cells tagged `machine` show depends on the machine by right, and is left out.
-    """
+    """What the watch of this kernel found and tells; from then on it watches no more."""
     told = json.loads(ast.literal_eval(ask(kernel, "", "__import__('mcvp_watch').finish()")))
-    left_out = {number for number, cell in enumerate(code_cells(notebook), start=1)
-                if "machine" in cell.metadata.get("tags", [])}
-    told["told"] = [item for item in told["told"] if item[0] not in left_out]
     told["code"] = code_digest(notebook)
     return told
 
@@ -84,7 +78,7 @@ def broken_rules(name: str, notebook: NotebookNode, told: dict) -> list[str]:
              if key[0] not in excused]
     if told["errors"]:  # where the watch could not see all, an excuse may well look as if it were not needed
         return found
-    unused = set(excused) - {key[0] for _, _, _, key in told["findings"]}
+    unused = set(excused) - {key[0] for _, _, _, key in told["findings"]} - {"steps"}
     return found + [f"{name}: shelf.checks excuses {kind!r}, and nothing of that kind was found"
                     for kind in sorted(unused)]
 
@@ -97,7 +91,7 @@ def findings(name: str, notebook: NotebookNode, told: dict) -> list[str]:
     record = records.load(name)
     if record is None:
         return []
-    different = records.differences(record, told)
+    different = records.differences(record, told, "steps" in excuses(notebook))
     found = broken_rules(name, notebook, told) + [f"{name}: {line}" for line in different[:records.LISTED]]
     if different:
         more = f" in {len(different)} places" if len(different) > records.LISTED else ""

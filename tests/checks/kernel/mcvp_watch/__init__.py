@@ -5,7 +5,6 @@ Nothing of it stands in the notebook's namespace, and what is watched computes w
 """
 import json
 import platform
-import re
 import sys
 import traceback
 
@@ -13,21 +12,19 @@ WATCH = None
 
 
 class Watch:
-    def __init__(self, shell, shake=0):
+    def __init__(self, shell):
         from .loops import Loops
         from .rows import Rows
 
-        self.shell, self.shake = shell, shake
+        self.shell = shell
         self.cell = 0
         self.findings, self.once = {}, set()
-        self.told = []  # (cell, kind, what): prints, tables, figures, in order
+        self.figures = []  # (cell, what was read back from a figure), in order
         self.errors = []
         self.rows, self.loops = Rows(self), Loops(self)
         self.known = set(shell.user_ns)
         self.over = False
         self.source = ""  # of this cell
-        self.written = []  # by this cell, so far
-        self.since = {}  # name -> (what it holds, the cell that gave it that)
         self.sources = None  # what the notebook's names hold, once this cell shows a figure
 
     def stop(self):
@@ -62,10 +59,6 @@ class Watch:
         self.sources = None
         self.source = str(getattr(info, "raw_cell", ""))
         self.hook()
-        try:
-            self.listen()
-        except Exception as error:
-            self.broke(error)
 
     def hook(self):
         from . import figures
@@ -78,10 +71,7 @@ class Watch:
 
     def after_cell(self, result):
         self.hook()
-        self.printed()
         try:
-            if result.result is not None:
-                self.displayed(result.result)
             self.loops.end_cell()
             self.look()
             self.rows.end_cell()
@@ -90,54 +80,10 @@ class Watch:
 
     def look(self):
         """At the notebook's names, for rows that are new."""
-        names = self.names()
-        for name, value in names.items():
-            if self.since.get(name, (self,))[0] is not value:
-                self.since[name] = value, self.cell
         try:
-            self.rows.scan(names)
+            self.rows.scan(self.names())
         except Exception as error:
             self.broke(error)
-
-    def listen(self):
-        """To what is written to the standard output: `print` itself stays what it is."""
-        stream, watch, plain = sys.stdout, self, sys.stdout.write
-        if getattr(plain, "watched", False):  # IPython may put back what was there before a cell, or may not
-            return
-
-        def write(text):
-            if not watch.over:
-                watch.written.append(text)
-            return plain(text)
-
-        write.watched = True
-        stream.write = write
-
-    def printed(self):
-        for line in "".join(self.written).splitlines():
-            if line.strip() and not line.startswith("<Figure"):
-                self.told.append((self.cell, "printed", line))
-        self.written.clear()
-
-    def listen_to_displays(self):
-        """To what a cell displays by calling `display`."""
-        publisher, watch = self.shell.display_pub, self
-        plain = publisher.publish
-
-        def publish(data, *args, **kwargs):
-            try:
-                if not watch.over and (text := shown_text(data)):
-                    watch.told.append((watch.cell, "table", text))
-            except Exception as error:
-                watch.broke(error)
-            return plain(data, *args, **kwargs)
-
-        publisher.publish = publish
-
-    def displayed(self, value):
-        text = table_text(value)
-        if text is not None:
-            self.told.append((self.cell, "table", text))
 
     def figure(self, figure):
         self.rows.busy = True
@@ -152,7 +98,7 @@ class Watch:
         names = self.names()
         if self.sources is None:
             self.sources = pictures.Sources(names)
-        self.told.append((self.cell, "figure", figures.describe(figure, self.sources)))
+        self.figures.append((self.cell, figures.describe(figure, self.sources)))
         said = pictures.contradictions(figure.axes, self.sources)
         for ax in figure.axes:
             said += pictures.exchanged_axes(ax)
@@ -167,64 +113,19 @@ class Watch:
         return {str(k): v for k, v in results.items()} if isinstance(results, dict) else {}
 
 
-def without_tags(html):
-    """The words of HTML, a line for each row of a table."""
-    html = re.sub(r"(?s)<(style|script|svg).*?</\1>", " ", html)
-    html = re.sub(r"</tr>", "\n", html)
-    return re.sub(r"[ \t]*\n\s*", "\n", re.sub(r"<[^>]*>", " ", html)).strip()[:20_000]
-
-
-def shown_text(data):
-    """What a reader sees of a displayed object as text; None for pictures, progress bars and figures."""
-    if any("widget" in kind or "image" in kind for kind in data):
-        return None
-    if "text/html" in data:
-        return without_tags(data["text/html"])
-    text = data.get("text/markdown") or data.get("text/plain") or ""
-    return None if text.startswith("<") or "it/s" in text or "%|" in text else text[:20_000]
-
-
-def table_text(value):
-    """What a reader sees of a displayed table: its header and cells as text; None for anything else."""
-    pandas = sys.modules.get("pandas")
-    if type(value).__module__.startswith("IPython") and hasattr(value, "_repr_html_"):
-        html = value._repr_html_()
-        return without_tags(html) if isinstance(html, str) and "<img" not in html else None
-    if pandas is None:
-        return None if not isinstance(value, (str, int, float, tuple, list, dict)) else repr(value)[:4000]
-    if type(value).__name__ == "Styler":
-        parts = value._translate(True, True) if hasattr(value, "_translate") else {}
-        rows = parts.get("head", []) + parts.get("body", [])
-        return "\n".join("\t".join(str(cell.get("display_value", cell.get("value", ""))) for cell in row
-                                   if cell.get("is_visible", True)) for row in rows)
-    if isinstance(value, (pandas.DataFrame, pandas.Series)):
-        return value.to_csv(sep="\t", float_format="%.6g")
-    return None if not isinstance(value, (str, int, float, tuple, list, dict)) else repr(value)[:4000]
-
-
-def start(shake=0):
-    """Begin to watch this kernel.
-
-    `shake`: a seed; clocks then run unevenly and the machine seems another; networks are moved where it is odd.
-    """
+def start():
+    """Begin to watch this kernel."""
     global WATCH
     from IPython import get_ipython
 
     shell = get_ipython()
-    WATCH = watch = Watch(shell, shake)
-    if shake:
-        from .clocks import elsewhere, uneven
-
-        uneven(shake)
-        elsewhere(shake)
-    watch.listen_to_displays()
+    WATCH = watch = Watch(shell)
     shell.events.register("pre_run_cell", watch.before_cell)
     shell.events.register("post_run_cell", watch.after_cell)
 
 
 def finish():
     """All that was found and told, as JSON. Nothing is watched any more."""
-    from .figures import number
     from .routes import routes
 
     watch = WATCH
@@ -233,7 +134,7 @@ def finish():
     results = {}
     for key, value in watch.results().items():
         try:
-            results[key] = number(value)
+            results[key] = float(value)
         except (TypeError, ValueError):
             results[key] = str(value)
     try:
@@ -241,18 +142,14 @@ def finish():
     except Exception as error:
         watch.broke(error)
         second = {}
-    from .state import state
-
     return json.dumps({
-        "shake": watch.shake,
         "findings": [[key[0], key[1], text, list(key[2:])] for key, text in watch.findings.items()],
-        "story": watch.loops.story(), "told": watch.told, "results": results, "routes": second,
-        "state": state(watch.names(), {name: cell for name, (_, cell) in watch.since.items()}, watch.cell),
+        "story": watch.loops.story(), "figures": watch.figures, "results": results, "routes": second,
         "errors": watch.errors, "environment": environment()}, default=str)
 
 
 def environment():
-    """What decides whether numbers can be compared: the system and the versions."""
+    """What decides whether all of a record is compared: the system and the versions."""
     versions = {name: getattr(sys.modules.get(name), "__version__", "") for name in
                 ("numpy", "pandas", "matplotlib", "torch", "torchvision", "sklearn", "PIL")}
     versions["python"] = sys.version

@@ -20,6 +20,7 @@ class Fit:
         self.cell, self.kind = cell, type(optimizer).__name__
         self.steps = self.wrong_mode = self.kept = self.masks = 0
         self.rows, self.rates, self.sizes = [], [], []
+        self.lent = []  # roles that row numbers lent to each of `rows`
         self.start = self.end = None
         self.untracked = 0
         self.paused = False
@@ -43,7 +44,6 @@ class Loops:
         self.paused = 0  # how often it was asked that rows are not followed
         self.left = None  # the mode that was left for that
         self.thread = threading.get_ident()
-        self.rounded = weakref.WeakSet()  # networks and optimizers whose parameters a shaken run has rounded
 
     def stop(self):
         for handle in self.handles:
@@ -191,7 +191,6 @@ class Loops:
         if self.depth > 1:
             return
         self.pause()
-        self.shake(module, module.parameters)
         if self.grad_enabled():
             sensitive = self.sensitive.get(module)
             if sensitive is None:
@@ -211,22 +210,6 @@ class Loops:
             rows = self.watch.rows
             if rows.mode is not None and not rows.busy and output is not None:
                 rows.mode.made(output, (*args, *kwargs.values()) if kwargs else args)
-
-    def shake(self, owner, parameters):
-        """In a run shaken by an odd seed a network begins a ten-thousandth beside where it would.
-
-        No rounding error moves it as far. Rounding to 12 bits does the same to twins, and nothing more to what it has
-        been done to.
-        """
-        if not self.watch.shake % 2 or owner in self.rounded:
-            return
-        self.rounded.add(owner)
-        torch = sys.modules["torch"]
-        with torch.no_grad():
-            for parameter in parameters():
-                if type(parameter) is torch.nn.Parameter and parameter.dtype in (torch.float32, torch.float64):
-                    mantissa, exponent = torch.frexp(parameter)
-                    parameter.copy_(torch.ldexp((mantissa * 4096).round() / 4096, exponent))
 
     # --- backward
 
@@ -255,7 +238,6 @@ class Loops:
             fit = self.by_optimizer[optimizer] = Fit(self.watch.cell, optimizer)
             self.fits.append(fit)
             fit.owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            self.shake(optimizer, lambda: [p for group in optimizer.param_groups for p in group["params"]])
             fit.start = digest(optimizer)
         fit.rates.append(tuple(float(group["lr"]) for group in optimizer.param_groups[:4]))
         if all(argument is optimizer for argument in args) and not kwargs:  # a closure is the notebook's
@@ -281,6 +263,7 @@ class Loops:
                 fit.masks |= tag.mask if tag is not None else 0
             else:
                 fit.rows.append(tag.rows)
+                fit.lent.append(np.full(len(tag.rows), tag.lent, np.uint8))
                 fit.masks |= tag.mask
                 size += len(tag.rows)
         if len(fit.sizes) < 10_000:
@@ -390,9 +373,10 @@ class Loops:
 
     def told(self, fit):
         rows = np.concatenate(fit.rows) if fit.rows else np.empty(0, np.int64)
+        roles = self.watch.rows.roles[rows] | (np.concatenate(fit.lent) if fit.lent else np.uint8(0))
         by_role = []
         for role in (TRAIN, VAL, TEST):
-            some = rows[self.watch.rows.roles[rows] & role != 0]
+            some = rows[roles & role != 0]
             if len(some):
                 by_role.append(f"{len(some)} of {spoken(role)} ({len(np.unique(some))} different)")
         first, last = fit.rates[0], fit.rates[-1]
