@@ -59,7 +59,7 @@ def describe_axes(ax, sources):
         told["z"] = ax.get_zlabel()
     for kind, artist, values in artists_of(ax):
         if label := label_of(artist):
-            told["draws"].append([kind, label, color_of(getattr(artist, "patches", [artist])[0])])
+            told["draws"].append([kind, label, color_of((getattr(artist, "patches", None) or [artist])[0])])
         if found := sources.of(values):
             told["from"].append([f"{kind} {label_of(artist)}", found])
     legend = ax.get_legend()
