@@ -16,6 +16,7 @@ from torchvision import ops
 
 from tests.definitions import definitions
 from tests.notebooks import ROOT, code_cells, read
+from tests.stored import assert_shown
 
 NOTEBOOK = "Chapter10/crowd_counting.ipynb"
 lesson = definitions(
@@ -374,3 +375,9 @@ def test_the_center_of_a_box_is_torchvisions():
 def test_the_cells_are_those_of_the_detectors_in_the_same_split(what):
     ours, theirs = (getattr(definitions(name, what), what) for name in (NOTEBOOK, "Chapter07/Training_RCNN.ipynb"))
     assert ours == theirs and line_of("parts = split_groups(fields, VALIDATION, TEST)")
+
+
+def test_stored_results_are_what_the_notebook_shows():
+    results = assert_shown(NOTEBOOK, "{crowd_density_mae:.2f}", "{crowd_peaks_mae:.2f}", "{cells_density_mae:.2f}")
+    assert results["crowd_density_mae"] < results["crowd_peaks_mae"] < results["crowd_mean_count_mae"]
+    assert results["cells_density_mae"] < results["cells_mean_count_mae"]
