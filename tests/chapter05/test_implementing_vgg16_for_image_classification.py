@@ -143,6 +143,21 @@ def test_the_curve_has_all_runs_and_its_accuracies_are_right(monkeypatch):
     assert tuned == pytest.approx(100 * lesson.evaluate(model, *held_out)[1])
 
 
+def test_every_run_of_the_curve_is_measured_on_held_out_photos(monkeypatch):
+    scope, asked = lesson.learning_curve.__globals__, []
+    monkeypatch.setitem(scope, "train", lambda *arguments: None)
+    monkeypatch.setitem(scope, "with_head", lambda *arguments: None)
+    monkeypatch.setitem(scope, "evaluate", lambda model, *part: asked.append(part) or (0.0, 0.25))
+    monkeypatch.setitem(scope, "train_head", lambda z, *rest: lambda other: other)
+    data, held_out = (torch.arange(9), torch.arange(9) % 2), (torch.arange(4), torch.tensor([0, 1, 1, 1]))
+    z = {"train": torch.eye(2)[[1] * 9], "held out": torch.eye(2)[[0, 0, 1, 1]]}  # features that are the answers
+    settings = {"features": 2, "steps": 1, "batch_size": 1, "change": None, "head": ()}
+    trunks = (("from scratch", "random", 0.1), ("frozen", None, None), ("fine-tuned", "learned", 0.1))
+    curve = lesson.learning_curve(lambda seed: trunks, z, data, held_out, 2, (3, 5), (0,), settings)
+    assert len(asked) == 4 and all(part[0] is held_out[0] and part[1] is held_out[1] for part in asked)
+    assert curve["accuracy %"].tolist() == 2 * [25, 75, 25]
+
+
 def test_rescaling_is_what_the_weights_expect():
     scale = VGG16_Weights.IMAGENET1K_V1.transforms()
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)

@@ -5,6 +5,7 @@ import socket
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -84,6 +85,16 @@ def test_the_first_losses_of_two_workers_are_the_loss_of_one(alone):
     assert abs(undivided - whole[0]) > 1e-4
 
 
+@pytest.mark.parametrize("divide, images", [(True, 4), (False, 8)])
+def test_a_worker_computes_its_share_and_no_more(alone, monkeypatch, divide, images):
+    """Whole batches on every worker give the same mean gradient: the losses do not tell, the work does."""
+    sizes, entropy = [], F.cross_entropy
+    monkeypatch.setattr(F, "cross_entropy", lambda logits, y: sizes.append((len(logits), len(y))) or entropy(logits, y))
+    for rank in range(2):
+        alone(rank, 2, divide)
+    assert sizes == 2 * 6 * [(images, images)]
+
+
 def test_a_worker_of_ray_data_embeds_the_rows_it_was_given(notebook, tmp_path):
     torch.manual_seed(2)
     images = torch.randint(0, 256, (40, 28, 28), dtype=torch.uint8)
@@ -97,6 +108,45 @@ def test_a_worker_of_ray_data_embeds_the_rows_it_was_given(notebook, tmp_path):
         assert found["id"].tolist() == rows.tolist() and not any(layer.training for layer in worker.features)
         with torch.no_grad():
             torch.testing.assert_close(network[-1](torch.from_numpy(found["embedding"])), logits[rows])
+
+
+def test_the_collection_is_that_of_the_test_images_and_comes_back_sorted(tmp_path, monkeypatch):
+    """An image is full of its number, an embedding is the mean of its image; Ray hands the last ones back first."""
+    class Mean:
+        def __init__(self, weights, preprocess, file):
+            self.images = np.load(file)
+
+        def __call__(self, batch):
+            return self.images[batch["id"]].reshape(len(batch["id"]), -1).mean(axis=1, keepdims=True)
+
+    def map_batches(kind, fn_constructor_args, **options):
+        ids = np.arange(30)[::-1]
+        found = pd.DataFrame({"id": ids, "embedding": list(kind(*fn_constructor_args)({"id": ids}).astype(np.float32))})
+        return SimpleNamespace(to_pandas=lambda: found)
+
+    data = SimpleNamespace(
+        DataContext=SimpleNamespace(get_current=SimpleNamespace), ActorPoolStrategy=lambda size: None,
+        range=lambda count, override_num_blocks: SimpleNamespace(map_batches=map_batches))
+    images = {part: torch.arange(first, first + 40, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28).contiguous()
+              for part, first in (("train", 0), ("test", 100))}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+
+    class Images(SimpleNamespace):
+        def __len__(self):
+            return len(self.data)
+
+    test_set = Images(data=images["test"])
+    found = run_cell(NOTEBOOK, "map_batches(\n    Embed", COLLECTION=30, test_set=test_set, Embed=Mean, weights=None,
+                     train_set=Images(data=images["train"]), preprocess=None, ray=SimpleNamespace(data=data))
+    assert len(found["embedded"]) == 30 and found["in_order"] is False
+    network = type("Network", (), {"eval": lambda self: self, "load_state_dict": lambda self, weights: None,
+                                   "__getitem__": lambda self, layers: lambda x: x.float().mean(dim=(1, 2))[:, None]})()
+    found = run_cell(NOTEBOOK, "embeddings = torch.from_numpy(np.stack", embedded=found["embedded"], weights=None,
+                     with_group_norm=lambda plain: network, garment_net=lambda classes: None, count=30,
+                     preprocess=lambda pixels: pixels, test_set=test_set)
+    assert found["embeddings"][:, 0].tolist() == list(range(100, 130))
+    torch.testing.assert_close(found["embeddings"], found["direct"])
 
 
 @pytest.mark.parametrize("rows, k", [(30, 5), (30, 29), (2, 1)])
@@ -225,12 +275,13 @@ def test_a_worker_reports_its_losses_and_the_weights_of_the_first_variant(notebo
     from tests.definitions import definitions
 
     lesson = definitions(NOTEBOOK, "train_on_worker")
-    scope, asked, reported = lesson.train_on_worker.__globals__, [], []
+    scope, asked, reported, starts = lesson.train_on_worker.__globals__, [], [], []
     context = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2)
     ray = SimpleNamespace(get=lambda data: data, train=SimpleNamespace(get_context=lambda: context))
 
     def train_distributed(network, x, y, divide, config, rank, world):
         asked.append((any(isinstance(layer, nn.GroupNorm) for layer in network), divide, rank, world))
+        starts.append(network[0].weight.detach().clone())
         nn.init.constant_(network[-1].bias, len(asked))
         return [float(len(asked))]
 
@@ -240,10 +291,24 @@ def test_a_worker_reports_its_losses_and_the_weights_of_the_first_variant(notebo
     variants = {"group": (True, True), "batch": (False, True), "mistake": (True, False)}
     lesson.train_on_worker({"data": (np.zeros((2, 1, 28, 28)), np.zeros(2)), "variants": variants, "seed": 0})
     assert asked == [(True, True, 1, 2), (False, True, 1, 2), (True, False, 1, 2)]
+    torch.manual_seed(0)
+    expected = notebook.garment_net(10)[0].weight.double()
+    assert all(torch.equal(start, expected) for start in starts), "every worker and variant starts from the seed"
     metrics, network, rank = reported[0]
     assert {name: metrics[name] for name in variants} == {"group": [1.0], "batch": [2.0], "mistake": [3.0]}
     assert rank == 1
     assert network[-1].bias.unique().tolist() == [1] and network[-1].bias.dtype == torch.float32
+
+
+def test_each_server_has_the_replicas_of_its_address():
+    started, asked = [], []
+    kind = SimpleNamespace(options=lambda num_replicas: SimpleNamespace(bind=lambda *arguments: num_replicas))
+    serve = SimpleNamespace(start=lambda http_options: None,
+                            run=lambda application, name, route_prefix: started.append((application, route_prefix)))
+    run_cell(NOTEBOOK, "application = Garments.options", serve=serve, Garments=kind, REPLICAS=3, weights=None,
+             preprocess=None, classes=None, free_port=lambda: 8000, test_set=SimpleNamespace(data=["an image"]),
+             ask=lambda url, image: asked.append((url, image)) or {"class": "boot"})
+    assert started == [(1, "/1"), (3, "/3")] and asked == [("http://127.0.0.1:8000/1/predict", "an image")]
 
 
 def test_a_measurement_takes_turns_and_does_not_count_its_first_round():
