@@ -11,6 +11,7 @@ from PIL import Image
 from torch.autograd import gradcheck
 from torchvision import ops
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 lesson = definitions(
@@ -233,3 +234,17 @@ def test_annotations_are_read_in_the_order_of_the_corners(tmp_path):
     (tmp_path / "b.xml").write_text("<annotation></annotation>")
     boxes, labels = lesson.read_voc(tmp_path / "b.xml", ("RBC",))
     assert boxes.shape == (0, 4) and labels.shape == (0,) and labels.dtype == torch.int64
+
+
+def test_pairs_are_parted_by_how_they_start_and_not_by_how_they_end():
+    goals = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]])
+    start = torch.tensor([[0.0, 0, 10, 5], [80, 80, 90, 90]])  # the first touches its goal, the second does not
+    path = [start, goals.clone()]  # and both end on it
+    found = run_cell(
+        "Chapter07/Calculating_intersection_over_union.ipynb", "touching = found[0] > 0", area=ops.box_area,
+        STEPS=1, PAIRS=2, SEEDS=(7,), LOSSES={"one": None}, every=goals, tqdm=lambda pairs, **_: pairs,
+        starts_and_targets=lambda boxes, n, seed: (start, goals), descend_boxes=lambda *_: path,
+        iou_loss=lambda a, b: 1 - ops.box_iou(a, b).diag())
+    progress = {(row["optimizer"], row["start"]): row["progress"].tolist() for row in found["rows"]}
+    assert progress == {("SGD", "in touch"): [0.5, 1], ("SGD", "apart"): [0, 1], ("Adam", "in touch"): [0.5, 1],
+                        ("Adam", "apart"): [0, 1]}

@@ -217,6 +217,18 @@ def test_precision_and_recall_by_hand():
     assert lesson.pooled_ap(judged).tolist() == pytest.approx([expected])
 
 
+def test_truths_that_nothing_matches_count_in_recall():
+    truth = torch.tensor([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10.0]])
+    targets = [{"boxes": truth, "labels": torch.tensor([1, 1, 1])}, {"boxes": truth[:1], "labels": torch.tensor([1])}]
+    predictions = [{"boxes": truth[:1], "scores": torch.tensor([0.9]), "labels": torch.tensor([1])},
+                   {"boxes": truth[2:], "scores": torch.tensor([0.8]), "labels": torch.tensor([1])}]
+    _, precision, recall = lesson.precision_recall(predictions, targets, 1)
+    torch.testing.assert_close(precision, torch.tensor([1, 1 / 2], dtype=torch.float64))
+    torch.testing.assert_close(recall, torch.tensor([1 / 4, 1 / 4], dtype=torch.float64))  # four truths, one is found
+    judged = [lesson.judge(*pair, 1, torch.tensor([0.5])) for pair in zip(predictions, targets)]
+    assert lesson.pooled_ap(judged).tolist() == pytest.approx([26 / 101])  # recall 0.00 to 0.25
+
+
 def test_three_readings_of_one_curve():
     tp = torch.tensor([1, 1, 2, 3, 3], dtype=torch.float64)
     found = lesson.ap_readings(tp / torch.arange(1, 6), tp / 4)
