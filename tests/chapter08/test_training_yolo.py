@@ -155,6 +155,27 @@ def test_training_follows_its_seed_and_averages():
     assert torch.equal(found["first"], found["again"]) and not torch.equal(found["first"], found["other"])
 
 
+def test_targets_are_of_the_changed_boxes_and_averages_of_the_weights_after_a_step():
+    images, truths = scenes(6)
+    changed, seen = [{"boxes": torch.tensor([[1.0, 2, 20, 30]]), "labels": torch.tensor([2])}] * 3, []
+
+    def targets_of(boxes, *rest):
+        seen.append(boxes)
+        return lesson.targets_of(boxes, *rest)
+
+    train = definitions(NOTEBOOK, "train_recipe", targets_of=targets_of).train_recipe
+    averages = []
+
+    def watch(step, model, average):
+        averages.append(all(torch.equal(p, q) for p, q in zip(model.parameters(), average.parameters())))
+
+    model = lesson.new_yolo(ANCHORS, 3, 0, CPU)
+    train(model, images, truths, lambda photos, boxes, generator: (photos, changed), (5.0, 1.0, 0.5, 1.0), 2, 3, 1e-3,
+          0.0, 0, watch)
+    assert all(boxes is changed for boxes in seen) and len(seen) == 2
+    assert averages == [True, True]  # a decay of 0 keeps nothing of before
+
+
 class Says(nn.Module):
     """A network that says the given outputs."""
 
