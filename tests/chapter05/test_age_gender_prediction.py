@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.cells import run_cell
+from tests.chapter05.numbered import Numbered
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter05/age_gender_prediction.ipynb"
@@ -28,18 +29,6 @@ def test_positive_angles_turn_counterclockwise(degrees):
     images = torch.rand(2, 1, 12, 12)
     turned = lesson.turn_images(images, torch.full((2,), degrees))
     torch.testing.assert_close(turned, images.rot90(round(degrees / 90), (2, 3)), atol=1e-4, rtol=0)
-
-
-class Numbered:
-    """Stands for MNIST: image k has the pixels k, its label follows from k."""
-
-    def __init__(self, root, train=True, download=False):
-        numbers = torch.arange(100) if train else torch.arange(150, 190)
-        self.data = numbers.to(torch.uint8)[:, None, None].expand(-1, 28, 28).clone()
-        self.targets = numbers * 7 % 10
-
-    def __len__(self):
-        return len(self.data)
 
 
 def test_parts_share_no_digit_and_bins_follow_from_the_angle(monkeypatch):

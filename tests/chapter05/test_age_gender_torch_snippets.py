@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.cells import run_cell
+from tests.chapter05.numbered import Numbered
 from tests.definitions import definitions
 
 NOTEBOOK = "Chapter05/age_gender_torch_snippets.ipynb"
@@ -74,17 +75,6 @@ def test_a_logger_that_draws_random_numbers_changes_nothing(monkeypatch):
 
 
 def test_bins_follow_from_the_angle_and_parts_share_no_digit(monkeypatch):
-    class Numbered:
-        """Stands for MNIST: image k has the pixels k, its label follows from k."""
-
-        def __init__(self, root, train=True, download=False):
-            numbers = torch.arange(100) if train else torch.arange(150, 190)
-            self.data = numbers.to(torch.uint8)[:, None, None].expand(-1, 28, 28).clone()
-            self.targets = numbers * 7 % 10
-
-        def __len__(self):
-            return len(self.data)
-
     monkeypatch.setitem(lesson.turned_digits.__globals__, "MNIST", Numbered)
     data = lesson.turned_digits(50, 30, 25, 9, 10, torch.device("cpu"))
     numbers = {}

@@ -1,8 +1,10 @@
 """All detectors of chapters 7 and 8 that read BCCD are compared on the same photos: one split, by field of view."""
 import re
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from tests.definitions import definitions
 from tests.notebooks import code_cells, name_of, notebooks, read
@@ -54,3 +56,13 @@ def test_boxes_stay_on_what_they_enclose(name):
     assert len(places) == 4
     _, none = lesson.flip(image, torch.zeros(0, 4), True, True)
     assert none.shape == (0, 4)
+
+
+@pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if "def verdict(" in source])
+@pytest.mark.parametrize("values", [[1.0, 2.0], [1.0, 2, 3, 4, 5], [-1.0, -1.2, -0.9], [-1.0, -1.2, -0.9, -1.1, -1.0],
+                                    [3.0, 2.9, 3.1, 3.0, 3.0]])
+def test_the_verdict_is_that_of_a_paired_t_test(name, values):
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    expected = "within noise" if low <= 0 <= high else "helps" if low > 0 else "harms"
+    said = definitions(name, "verdict").verdict(np.array(values))
+    assert said.endswith(expected) and said.startswith(f"{np.mean(values):+.1f} ± {(high - low) / 2:.1f}")

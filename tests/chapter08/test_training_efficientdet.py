@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -20,7 +19,7 @@ NOTEBOOK = "Chapter08/Training_EfficientDet.ipynb"
 lesson = definitions(
     NOTEBOOK, "fuse", "separable", "Node", "BiFPNLayer", "cost", "empty_maps", "bifpn", "scaled", "SmallEfficientDet",
     "anchor_targets", "efficientdet_loss", "train_efficientdet", "detect", "new_detector", "shares_of", "interval",
-    "verdict", "milliseconds", "speed_of", "base_anchors", "grid_anchors", "match_anchors", "flipped_batch", "CODER",
+    "milliseconds", "speed_of", "base_anchors", "grid_anchors", "match_anchors", "flipped_batch", "CODER",
     "STRIDES", "SIDES")
 CPU = torch.device("cpu")
 SIZE = (64, 96)
@@ -305,14 +304,6 @@ def test_detections_equal_a_loop_over_classes(seed):
 
 
 # ---- numbers and words
-
-
-@pytest.mark.parametrize("values", [[1.0, 2.0], [1.0, 2, 3, 4, 5], [-1.0, -1.2, -0.9], [3.0, 2.9, 3.1, 3.0]])
-def test_the_verdict_is_that_of_a_paired_t_test(values):
-    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-    expected = "within noise" if low <= 0 <= high else "helps" if low > 0 else "harms"
-    said = lesson.verdict(np.array(values))
-    assert said.endswith(expected) and said.startswith(f"{np.mean(values):+.1f} ± {(high - low) / 2:.1f}")
 
 
 def test_milliseconds_are_those_of_a_photo():

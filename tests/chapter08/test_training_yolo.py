@@ -4,7 +4,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision import tv_tensors
@@ -17,7 +16,7 @@ NOTEBOOK = "Chapter08/Training_YOLO.ipynb"
 CPU = torch.device("cpu")
 lesson = definitions(
     NOTEBOOK, "flipped", "mosaic_of", "mosaics", "several_scales", "update_average", "targets_of", "train_recipe",
-    "detect", "watching", "interval", "verdict", "details", "sizes_by_class", "milliseconds", "new_yolo", "encode",
+    "detect", "watching", "interval", "details", "sizes_by_class", "milliseconds", "new_yolo", "encode",
     "decode", "resized", "flip", "coco_map", "PretrainedYOLO")
 ANCHORS = torch.tensor([[10.0, 12.0], [30.0, 30.0]])
 
@@ -198,14 +197,6 @@ def test_labels_count_from_one_in_targets_and_detections():
     torch.testing.assert_close(found["boxes"][order], truth["boxes"], rtol=1e-4, atol=1e-3)
     table = lesson.sizes_by_class([truth], ("Platelets", "RBC", "WBC"))
     assert table.loc["WBC"].tolist() == [1, 30] and table.loc["Platelets"].tolist() == [1, 11]
-
-
-@pytest.mark.parametrize("values", [[1.0, 2, 3, 4, 5], [-1.0, -1.2, -0.9, -1.1, -1.0], [3.0, 2.9, 3.1, 3.0, 3.0]])
-def test_the_verdict_is_that_of_a_paired_t_test(values):
-    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-    expected = "within noise" if low <= 0 <= high else "helps" if low > 0 else "harms"
-    said = lesson.verdict(np.array(values))
-    assert said.endswith(expected) and said.startswith(f"{np.mean(values):+.1f} ± {(high - low) / 2:.1f}")
 
 
 def test_details_by_class_and_size():
