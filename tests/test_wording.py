@@ -13,6 +13,7 @@ WRONG = {
     "results = {'test_accuracy': val_accuracy}": "'test_accuracy' speaks of test and is val_accuracy",
     "results['test_loss'] = found['val']['loss']": "results['test_loss'] speaks of test and is",
     "test_accuracy = round(val_accuracy, 3)": "test_accuracy speaks of test and is",
+    "print(f'chosen on validation rows, test accuracy {val_accuracy:.3f}')": "the text 'test accuracy' speaks of test",
     "ax.plot(epochs, history['val'], label='training')": "the label 'training' speaks of train and is",
     "ax.plot(x, y, label='one')\nax.plot(x, z, label='one')": "two things drawn on ax have the label 'one'",
     "results = {'first': score(a), 'second': score(a)}": "the entries 'first' and 'second' of results are both",
@@ -23,6 +24,7 @@ RIGHT = [
     "def judge():\n    return loss, accuracy\nloss, accuracy = judge()\na, b = judge()",
     "results = {'loss': found.loss, 'accuracy': found.accuracy, 'test': scores.mean(), 'one': 1.0, 'two': 1.0}",
     "train_rows = order[len(val_rows):]\ntest = load('validation')\nparts = {'train': 1 - test, 'val': ~train}",
+    "print(f'validation {val:.2f}, {test:.2f} on test images; of test rows {n}')",
     "left.plot(x, y, label='one')\nright.plot(x, z, label='one')\nax.plot(x, train['val'], label='validation')",
 ]
 

@@ -18,6 +18,7 @@ from tests.definitions import parse
 SETS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
         "test": "test"}
 PLOTS = {"plot", "scatter", "bar", "barh", "errorbar", "semilogy", "semilogx", "loglog", "step", "hist"}
+CUT = re.compile(r"[,;.(\n]")  # what parts the words of one value from those of the next
 WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -96,6 +97,8 @@ def of_cell(tree: ast.AST, functions: dict[str, ast.FunctionDef]) -> Iterator[st
             yield from assigned(node)
         elif isinstance(node, ast.Dict):
             yield from entries(node)
+        elif isinstance(node, ast.JoinedStr):
+            yield from texts(node)
     yield from twice(tree)
 
 
@@ -162,6 +165,21 @@ def labels(call: ast.Call) -> Iterator[str]:
         if keyword.arg == "label" and isinstance(keyword.value, ast.Constant) and isinstance(keyword.value.value, str):
             drawn = call.args[1] if len(call.args) > 1 and not isinstance(call.args[1], ast.Constant) else call.args[0]
             yield from of_another_set(f"the label {keyword.value.value!r}", words(keyword.value.value), drawn)
+
+
+def texts(node: ast.JoinedStr) -> Iterator[str]:
+    """`test accuracy {val_accuracy}`: the words before a value, from the last comma on.
+
+    Not of training: what was taken from it (a training class) may be judged elsewhere.
+    """
+    before = ""
+    for part in node.values:
+        if isinstance(part, ast.FormattedValue):
+            if set_of(words(before)) != "train":
+                yield from of_another_set(f"the text {before.strip()!r}", words(before), part.value)
+            before = ""
+        else:
+            before = CUT.split(str(part.value))[-1]
 
 
 def twice(tree: ast.AST) -> Iterator[str]:
