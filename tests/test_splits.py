@@ -47,6 +47,18 @@ def test_a_part_keeps_its_name(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_photos_of_a_part_are_those_of_its_rows(path):
+    """train_photos is photos[parts["train"]], not as many photos from the start."""
+    for cell in code_cells(read(path)):
+        for node in ast.walk(parse(cell.source)):
+            for name, value in assignments(node) if isinstance(node, ast.Assign) else ():
+                if part_of(name) and isinstance(value, ast.Subscript) and ast.unparse(value.value) in ("photos",
+                                                                                                       "images"):
+                    rows = ast.unparse(value.slice)
+                    assert rows.startswith(f"parts['{part_of(name)}']"), f"{name} are photos[{rows}]"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_nothing_is_trained_with_the_test_set(path):
     for cell in code_cells(read(path)):
         for node in ast.walk(parse(cell.source)):

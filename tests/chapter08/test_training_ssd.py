@@ -17,10 +17,10 @@ from tests.definitions import definitions
 lesson = definitions(
     "Chapter08/Training_SSD.ipynb", "box_shapes", "default_boxes", "match_defaults", "training_targets",
     "hard_negatives", "multibox_loss", "SmallSSD", "small_ssd", "flip", "flipped_batch", "detect", "train_ssd",
-    "rescaled", "copied_boxes", "prior_boxes", "coco_map", "summary", "best_fit")  # fmt: skip
+    "rescaled", "copied_boxes", "prior_boxes", "coco_map", "summary", "best_fit", "CODER")  # fmt: skip
 quick = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10**6)
-CODER = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+CODER = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))  # torchvision's, for its SSD
 SCALES, RATIOS, STRIDES, SIZE = (0.1, 0.2, 0.4, 0.6), (4 / 3,), (8, 16, 32), (96, 128)
 DEFAULTS, LEVEL = lesson.default_boxes(SCALES, RATIOS, STRIDES, SIZE)
 
@@ -260,3 +260,23 @@ def test_results_are_taken_from_where_they_belong():
         "test_map_rbc": 0.4, "test_map_wbc": 0.5, "baseline_map50": 0.02, "hard_negative_gain_points": 7,
         "hard_negative_gain_std_points": 2**0.5, "seconds_per_training": 30, "ms_per_photo": 4,
         "ms_per_photo_batch_8": 2, "parameters": 8})
+
+
+def test_moves_are_divided_by_ssds_deviations():
+    assert lesson.CODER.weights == CODER.weights
+
+
+def test_every_seed_is_trained_on_the_photos_and_boxes_of_the_training_part():
+    asked = []
+    found = run_cell(
+        "Chapter08/Training_SSD.ipynb", "train_photos, shapes = photos", photos=torch.arange(10.0), RATIOS=(2, 3),
+        SEEDS=(4, 5),
+        parts={"train": torch.tensor([7, 2, 9]), "val": torch.tensor([0, 1]), "test": torch.tensor([3])}, CHANNELS=8,
+        truths={"train": "of train", "val": "of val"}, CLASSES=("a", "b"), device="cpu", defaults="boxes",
+        CODER="coder", IOU=0.5,
+        NEGATIVES=3, STEPS=6, BATCH_SIZE=2, LEARNING_RATE=0.1,
+        small_ssd=lambda seed, channels, shapes, classes, device: nn.Linear(shapes, classes),
+        train_ssd=lambda model, photos, truths, *rest: asked.append((photos.tolist(), truths, rest)) or "history")
+    rest = ("boxes", "coder", 0.5, 3, 6, 2, 0.1)
+    assert asked == [([7, 2, 9], "of train", (*rest, 4)), ([7, 2, 9], "of train", (*rest, 5))]
+    assert found["models"][4].weight.shape == (3, 6) and set(found["histories"]) == {4, 5}
