@@ -11,7 +11,7 @@ LONGEST = 5000  # rows of a frame that is searched
 KEYS = 4  # columns of it that tell cases apart
 TEXT = ("str", "string", "category")  # kinds of columns that hold words
 MOST = 50_000  # numbers of a sequence or an image
-FEWEST = 5  # different shares of few rows that no other sequence has by chance
+FEWEST, LONG = 5, 64  # different shares of few rows, or their number, that no other sequence has by chance
 FROM = 12  # sources that are told of an artist
 CASES = 40  # different values of such a column
 
@@ -24,7 +24,7 @@ def key_of(values):
     if len(array) < 8 and (array == np.round(array)).all():
         return None
     different = np.unique(array)
-    if len(different) < FEWEST and all(map(on_a_grid, different.tolist())):
+    if len(different) < FEWEST and len(array) < LONG and all(map(on_a_grid, different.tolist())):
         return None
     numbers = (array[0], array[-1], array.mean(), array @ np.arange(len(array)))
     return len(array), tuple(float(f"{number:.6g}") for number in numbers)
