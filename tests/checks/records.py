@@ -115,7 +115,9 @@ def speaks_of(key: set[str], text: set[str]) -> bool:
 
 
 def on_a_grid(value: float) -> bool:
-    """Whether a number is a share of few rows or a mean of such, a percentage of them, or a count."""
+    """Whether a number is a share of few rows or a mean of such, a percentage of them, or a small or a round count."""
+    if value == int(value) and abs(value) > GRID and value % 100:
+        return False
     return any(abs(float(Fraction(number).limit_denominator(most)) - number) <= near * abs(number)
                for number in (value, value / 100) for most, near in ((GRID, 6e-8), (20 * GRID, 1e-13)))
 
