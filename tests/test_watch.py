@@ -282,13 +282,15 @@ def test_with_other_versions_only_the_names_of_results_are_held(record, told):
     assert said.startswith("results: recorded")
 
 
-def test_a_share_of_few_rows_needs_words_that_speak_for_its_source():
-    told = {"results": {"accuracy": 0.8, "test_loss": 0.5128374651, "percent_right": 100 * 21 / 86},
-            "routes": {"accuracy": ["found[0]", "best accuracy", "accuracy['mean']", "accuracy"],
-                       "test_loss": ["found[1]"], "percent_right": ["right[0]", "right['percent'] max"]}}
-    assert [records.routes(told, key, alone=True) for key in told["results"]] == [
-        ["accuracy"], ["found[1]"], ["right['percent'] max"]]
-    assert records.routes(told, "accuracy", alone=False) == told["routes"]["accuracy"]
+def test_a_share_of_few_rows_needs_words_that_speak_for_its_source(told):
+    run = told["sound"] | {
+        "results": {"accuracy": 0.8, "test_loss": 0.5128374651, "percent_right": 100 * 21 / 86},
+        "routes": {"accuracy": ["found[0]", "best accuracy", "accuracy['mean']", "accuracy"],
+                   "test_loss": ["found[1]"], "percent_right": ["right[0]", "right['percent'] max"]}}
+    sure = {"accuracy": ["accuracy"], "test_loss": ["found[1]"], "percent_right": ["right['percent'] max"]}
+    assert records.make(run)["routes"] == records.make(run, run)["routes"] == sure
+    moved = run | {"results": run["results"] | {"accuracy": 0.7}}
+    assert records.make(run, moved)["routes"] == sure | {"accuracy": run["routes"]["accuracy"]}
 
 
 def test_a_record_of_two_runs_holds_what_both_tell(told):

@@ -39,14 +39,18 @@ def make(told: dict, *others: dict) -> dict:
 
     What differs between them follows from what was learned, or was equal by chance: nothing is held to it.
     """
-    record = of_one(told, alone=not others)
+    record = of_one(told)
     for other in others:
-        record = common(record, of_one(other, alone=False))
+        record = common(record, of_one(other))
+    moved = {key for key, value in told["results"].items()
+             if any(other["results"].get(key) != value for other in others)}
+    record["routes"] = {key: found for key, texts in record["routes"].items()
+                        if (found := texts if key in moved else sure_routes(key, texts, told["results"][key]))}
     record["routes"] = {key: texts[:ROUTES] for key, texts in record["routes"].items()}
     return record
 
 
-def of_one(told: dict, alone: bool) -> dict:
+def of_one(told: dict) -> dict:
     drawn = by_cell(told["figures"] + told["tables"])
     shown = {kind: {cell: list(map(outline, figures)) for cell, figures in by_cell(told[kind]).items()}
              for kind in KINDS}
@@ -57,7 +61,7 @@ def of_one(told: dict, alone: bool) -> dict:
         "open": [],
         "story": sorted(map(list, told["story"])),
         "results": sorted(told["results"]),
-        "routes": {key: texts for key in told["routes"] if (texts := routes(told, key, alone))},
+        "routes": told["routes"],
         "from": {cell: found for cell, figures in drawn.items() if (found := sources(figures))},
         **shown,
     }
@@ -98,15 +102,12 @@ def by_cell(shown: list) -> dict[str, list[dict]]:
     return cells
 
 
-def routes(told: dict, key: str, alone: bool) -> list[str]:
-    """Expressions that give an entry of `results`.
+def sure_routes(key: str, texts: list[str], value: float) -> list[str]:
+    """Expressions that give an entry of `results`, of which no other value was seen.
 
-    A share of few rows equals others by chance: where one run stands alone, the words must speak for it.
+    A share of few rows equals others by chance: the words must speak for it.
     """
-    texts = told["routes"][key]
-    if alone and on_a_grid(told["results"][key]):
-        texts = [text for text in texts if speaks_of(words(key), words(text))]
-    return texts
+    return [text for text in texts if speaks_of(words(key), words(text))] if on_a_grid(value) else texts
 
 
 def speaks_of(key: set[str], text: set[str]) -> bool:
@@ -114,7 +115,9 @@ def speaks_of(key: set[str], text: set[str]) -> bool:
 
 
 def on_a_grid(value: float) -> bool:
-    """Whether a number is a share of few rows or a mean of such, a percentage of them, or a count."""
+    """Whether a number is a share of few rows or a mean of such, a percentage of them, or a small or a round count."""
+    if value == int(value) and abs(value) > GRID and value % 100:
+        return False
     return any(abs(float(Fraction(number).limit_denominator(most)) - number) <= near * abs(number)
                for number in (value, value / 100) for most, near in ((GRID, 6e-8), (20 * GRID, 1e-13)))
 

@@ -25,6 +25,7 @@ class Watch:
         self.known = set(shell.user_ns)
         self.over = False
         self.source = ""  # of this cell
+        self.arrays = {}  # what the notebook's arrays held when a figure was last looked at
         self.sources = None  # what the notebook's names hold, once this cell shows a figure
 
     def stop(self):
@@ -106,7 +107,7 @@ class Watch:
         from . import pictures
 
         if self.sources is None:
-            self.sources = pictures.Sources(names)
+            self.sources = pictures.Sources(names, self.rows, self.arrays)
         return self.sources
 
     def read_back(self, figure):

@@ -60,7 +60,7 @@ def describe_axes(ax, sources):
     for kind, artist, values in artists_of(ax):
         if label := label_of(artist):
             told["draws"].append([kind, label, color_of((getattr(artist, "patches", None) or [artist])[0])])
-        if found := sources.of(values):
+        if found := sources.of_picture(values) if kind == "image" else sources.of(values):
             told["from"].append([f"{kind} {label_of(artist)}", found])
     legend = ax.get_legend()
     if legend is not None:

@@ -216,11 +216,12 @@ class Loops:
                 first = next((id(p) for p in module.parameters() if p.requires_grad), None)
                 self.forwards.append((first, sensitive, module.training))
 
-    def after_forward(self, module, args, kwargs, output):
+    def after_forward(self, module, args, *rest):
+        """Of a network that failed PyTorch gives no keyword arguments."""
         if threading.get_ident() == self.thread:
             self.depth -= 1
             if not self.depth:
-                self.passed(args, kwargs, output)
+                self.passed(args, rest[0] if len(rest) > 1 else {}, rest[-1])
 
     @safely
     def passed(self, args, kwargs, output):

@@ -10,8 +10,9 @@ from .rows import on_a_grid, role_of, spoken, words
 LONGEST = 5000  # rows of a frame that is searched
 KEYS = 4  # columns of it that tell cases apart
 TEXT = ("str", "string", "category")  # kinds of columns that hold words
-MOST = 50_000  # numbers of a sequence or an image
-FEWEST = 5  # different shares of few rows that no other sequence has by chance
+MOST = 200_000  # numbers of a sequence or an image
+ITEMS = 300_000  # numbers of an array whose pictures are told one by one
+FEWEST, LONG = 5, 64  # different shares of few rows, or their number, that no other sequence has by chance
 FROM = 12  # sources that are told of an artist
 CASES = 40  # different values of such a column
 
@@ -23,32 +24,54 @@ def key_of(values):
         return None
     if len(array) < 8 and (array == np.round(array)).all():
         return None
-    different = np.unique(array)
-    if len(different) < FEWEST and all(map(on_a_grid, different.tolist())):
-        return None
+    if len(array) < LONG:
+        different = np.unique(array)
+        if len(different) < FEWEST and all(map(on_a_grid, different.tolist())):
+            return None
     numbers = (array[0], array[-1], array.mean(), array @ np.arange(len(array)))
     return len(array), tuple(float(f"{number:.6g}") for number in numbers)
+
+
+def parts_of(value):
+    """An array as it is, with its channels last, averaged over either axis, and each of its items."""
+    yield value, {}
+    if value.ndim == 3 and len(value) in (1, 3, 4):
+        yield value.transpose(1, 2, 0), {"": "channels last"}
+    if value.ndim == 2 and value.size <= LONGEST:
+        for axis in (0, 1):
+            yield value.mean(axis), {"": f"mean over {axis}"}
+    if value.ndim == 1 or len(value) > CASES:
+        return
+    for k, item in enumerate(value):
+        yield item, {"": str(k)}
+        if item.ndim == 3 and len(item) in (1, 3, 4):
+            yield item.transpose(1, 2, 0), {"": f"{k}, channels last"}
+        if item.ndim == 3 and 1 < len(item) <= CASES:
+            for m, part in enumerate(item):
+                yield part, {"": f"{k}, {m}"}
 
 
 class Sources:
     """Every sequence that the frames and dicts of the notebook hold, as such and grouped: where it comes from."""
 
-    def __init__(self, names):
+    def __init__(self, names, rows=None, cache=None):
         pandas = sys.modules.get("pandas")
+        self.rows = rows
+        self.cache = {} if cache is None else cache  # name -> what an array held, and the keys of its parts
         self.found = {}  # key of a sequence -> [(frame, column or None, {key column: value})]
         self.values = {}  # frame -> {key column: its values as text}
         for name, value in names.items():
             if pandas is not None and isinstance(value, pandas.Series):
                 value = value.to_frame("values" if value.name is None else value.name)
-            if pandas is not None and isinstance(value, pandas.DataFrame) and 2 <= len(value) <= LONGEST:
-                self.frame(name, value)
-            elif isinstance(value, dict) and 1 < len(value) <= CASES:
-                self.dictionary(name, value)
-            else:
-                try:
+            try:
+                if pandas is not None and isinstance(value, pandas.DataFrame) and 2 <= len(value) <= LONGEST:
+                    self.frame(name, value)
+                elif isinstance(value, dict) and 1 < len(value) <= CASES:
+                    self.dictionary(name, value)
+                else:
                     self.sequence(name, value)
-                except Exception:  # an object that only looks like an array
-                    continue
+            except Exception:  # an object that only looks like one of these
+                continue
 
     def add(self, values, source):
         try:
@@ -63,20 +86,33 @@ class Sources:
         if isinstance(value, (list, tuple)):
             if 2 <= len(value) <= LONGEST and all(isinstance(item, (int, float)) for item in value):
                 self.add(value, (name, None, {}))
+            elif len(value) <= CASES:
+                for k, item in enumerate(value):
+                    if not isinstance(item, (list, tuple)):
+                        self.sequence(f"{name}[{k}]", item)
             return
         if type(value).__module__.partition(".")[0] not in ("torch", "numpy") or not getattr(value, "ndim", 0):
             return
-        if not 2 <= np.prod(value.shape, dtype=float) <= MOST:
+        if not 2 <= np.prod(value.shape, dtype=float) <= ITEMS:
             return
         if hasattr(value, "detach"):
             if value.is_sparse or value.is_quantized or value.is_complex() or value.device.type == "meta":
                 return
             value = value.detach().float().cpu().numpy()
         if value.dtype.kind in "fiub":
-            self.add(value, (name, None, {}))
-            if value.ndim > 1 and len(value) <= CASES:
-                for k, item in enumerate(value):
-                    self.add(item, (name, None, {"": str(k)}))
+            self.array(name, value)
+
+    def array(self, name, value):
+        """What it is since an earlier cell was looked at then."""
+        order = value.ravel()
+        signature = (value.shape, str(value.dtype), float(order[0]), float(order @ np.arange(len(order), dtype=float)))
+        known = self.cache.get(name)
+        if known is None or known[0] != signature:
+            keys = [(key_of(part), (name, None, case)) for part, case in parts_of(value)]
+            known = self.cache[name] = signature, keys
+        for key, source in known[1]:
+            if key is not None:
+                self.found.setdefault(key, []).append(source)
 
     def of(self, values):
         """What these numbers may be drawn from, in words."""
@@ -88,6 +124,10 @@ class Sources:
                        + "".join(f", {key} {case}".replace(",  ", ", ") for key, case in cases.items())
                        for name, column, cases in found})[:FROM]
 
+    def of_picture(self, picture):
+        """As `of`; also that it is a row of a known set, upright."""
+        return self.of(picture) + (["a row of a set"] if self.rows is not None and self.rows.knows(picture) else [])
+
     def dictionary(self, name, value):
         keys = [k for k in value if isinstance(k, str)]
         if len(keys) == len(value):
@@ -95,6 +135,8 @@ class Sources:
             for key, item in value.items():
                 if hasattr(item, "detach"):
                     item = item.detach().cpu().numpy()
+                if getattr(item, "ndim", 0) > 1:
+                    self.sequence(f"{name}[{key!r}]", item)
                 plain = isinstance(item, (list, tuple)) and all(isinstance(v, (int, float)) for v in item)
                 if plain or getattr(item, "ndim", 0) == 1:
                     self.add(item, (name, None, {"": key}))

@@ -125,7 +125,7 @@ FORMS = {"{}": lambda v: v, "100 × {}": lambda v: 100 * v, "1 − {}": lambda v
 def routes(results, names):
     """Entry -> the expressions that give its value, those first that share words with it, then the shortest."""
     wanted = {key: scalar(value) for key, value in results.items()}
-    wanted = {key: value for key, value in wanted.items() if value is not None and np.isfinite(value) and value != 0}
+    wanted = {key: value for key, value in wanted.items() if value is not None and np.isfinite(value)}
     if not wanted:
         return {}
     known = values(names)
@@ -134,6 +134,11 @@ def routes(results, names):
     told = {}
     with np.errstate(all="ignore"):
         for key, value in wanted.items():
+            spoken = set(words(key))
+            if value == 0:  # as many things are
+                found = [texts[hit] for hit in np.flatnonzero(numbers == 0) if spoken <= set(words(texts[hit]))]
+                told |= {key: found[:TOLD]} if found else {}
+                continue
             found = []
             for form, function in FORMS.items():
                 hits = np.flatnonzero(np.abs(function(numbers) - value) <= NEAR * abs(value))
@@ -145,6 +150,6 @@ def routes(results, names):
                         hits = np.argwhere(np.abs(scale * table - value) <= NEAR * abs(value))
                         found += [form.format(texts[short[a]], sign, texts[short[b]]) for a, b in hits[:TOLD]]
             if found:
-                spoken = set(words(key))  # expressions that speak of the same come first: others may be chance
+                # expressions that speak of the same come first: others may be chance
                 told[key] = sorted(found, key=lambda text: (-len(spoken & set(words(text))), len(text), text))[:TOLD]
     return told

@@ -302,15 +302,22 @@ class Rows:
             self.watch.find("rows", f"{shown(path)} is named after {spoken(role)}, and its numbers were read off "
                                     f"{spoken(strange)} rows", ("name", *map(str, path)))
 
-    def label_of(self, picture):
-        """The label of the row that a picture shows, None where it shows no row that is known."""
+    def row_of(self, picture):
+        """The row that a picture shows, None where it shows no row that is known."""
         for array in (picture, picture.transpose(2, 0, 1) if picture.ndim == 3 else None,
-                      picture[None] if picture.ndim == 2 else None):
+                      picture[None] if picture.ndim == 2 else None, picture.ravel()):
             if array is not None:
                 key = ((array.shape, array.dtype.kind), np.ascontiguousarray(array).tobytes())
                 if key in self.ids:
-                    return self.labels.get(self.ids[key])
+                    return self.ids[key]
         return None
+
+    def knows(self, picture):
+        return self.row_of(picture) is not None
+
+    def label_of(self, picture):
+        """The label of the row that a picture shows, None where it shows no row that is known."""
+        return self.labels.get(self.row_of(picture))
 
     # --- following
 
