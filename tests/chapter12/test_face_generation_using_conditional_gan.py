@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from tests.definitions import definitions
-from tests.stored import assert_shown
+from tests.stored import assert_said, assert_shown
 
 NOTEBOOK = "Chapter12/Face_generation_using_Conditional_GAN.ipynb"
 CPU = torch.device("cpu")
@@ -232,3 +232,15 @@ def test_results_are_those_that_were_shown():
         "{frechet_noise:.0f}")
     assert results["asked_percent"] >= 80 and results["frechet_real"] < results["frechet"] < results["frechet_noise"]
     assert 0 < results["variety_least"] <= results["variety_mean"] < 1.5
+
+
+def test_the_prose_says_what_was_found():
+    assert_said(
+        NOTEBOOK, "{asked_percent:.1f}% of the garments are what was asked for; the judge itself names "
+        "{judge_accuracy:.1%} of real ones", "blind discriminator leaves {blind_percent:.1f} ± {blind_sd_points:.1f}%",
+        "{concatenation_percent:.1f} ± {concatenation_sd_points:.1f}%, projection {projection_percent:.1f} ± "
+        "{projection_sd_points:.1f}%: a lead of {projection_lead_points:.0f} ± {projection_lead_sd_points:.0f} points",
+        "variety is {variety_mean:.0%} of that of real garments, on average, and {variety_least:.0%} for trousers",
+        "distance of {frechet:.0f} lies near that of other real garments ({frechet_real:.0f}) and far from random "
+        "pixels ({frechet_noise:.0f})", "are {nearest_generated:.2f} away from the nearest training image, new real "
+        "ones {nearest_test:.2f}")
