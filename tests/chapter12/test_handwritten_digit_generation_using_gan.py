@@ -200,7 +200,7 @@ def test_frechet_distance_is_torchmetrics():
         def forward(self, images):
             return images.flatten(1)
 
-    metric = FrechetInceptionDistance(Pixels(), normalize=True, input_img_size=(3, 2, 2))
+    metric = FrechetInceptionDistance(Pixels(), normalize=True)
     real, fake = (torch.rand(200, 3, 2, 2, generator=torch.Generator().manual_seed(k)) ** (k + 1) for k in (0, 1))
     metric.update(real, real=True)
     metric.update(fake, real=False)
