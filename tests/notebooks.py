@@ -165,6 +165,12 @@ def code_digest(notebook: NotebookNode) -> str:
     return digest.hexdigest()[:12]
 
 
+def cell_digests(notebook: NotebookNode) -> list[str]:
+    """Six hex digits for each code cell that holds code, which change when that does."""
+    return [hashlib.sha256(bare_code(cell.source).encode()).hexdigest()[:6] for cell in code_cells(notebook)
+            if cell.source.strip()]
+
+
 def is_current(entry: dict[str, Any], notebook: NotebookNode) -> bool:
     """Whether a measurement (an entry of `shelf.measured`) was made with the code that the notebook has now.
 

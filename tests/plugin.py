@@ -32,7 +32,8 @@ from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager, Runnin
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
 from tests import forking, quick
-from tests.notebooks import NotebookError, answers, read
+from tests.checks import records, watched
+from tests.notebooks import ROOT, NotebookError, answers, read
 from tests.offline.site.mcvp_classroom import copy_folder
 
 pytest_plugins = ["nbval.plugin"]  # its options; pyproject.toml keeps it from being loaded before this file
@@ -43,6 +44,7 @@ OUTPUT_SECONDS = 30  # for a cell's output after its end; both long, for machine
 GUARD_SECONDS = 600  # of a notebook in the quick profile, by the clock: its limit is processor time
 SHOWN = 10  # notebooks in the table of times
 SECONDS = "seconds"  # the property of a notebook's last item that holds its processor time
+UNRECORDED, UNWATCHED = "no record", "unwatched"  # and what the checks of tests/checks could not do for it
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 QUICK = pytest.StashKey[quick.Quick]()
@@ -62,6 +64,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "start every kernel as a process of its own, as Jupyter does; the quick profile forks them on Linux"))
     group.addoption("--device", choices=["simulated"], help=(
         "run the notebooks on a device that is not the CPU: tests/offline/site/mcvp_device.py, quick profile only"))
+    group.addoption("--unwatched", action="store_true", help=(
+        "run the notebooks without the checks of tests/checks, which watch them in the quick profile"))
+    group.addoption("--tell", metavar="FOLDER", type=Path, help=(
+        "write what those checks see of each notebook below FOLDER, and compare it with no record"))
     parser.addini("quick_seconds", "a notebook that needs more processor time fails in the quick profile", default="60")
     parser.addini("full_cell_seconds", "a cell that takes longer is stopped in the full profile", default="3600")
 
@@ -193,6 +199,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             mark = f"  over half of the {limit:g} s limit" if limit and seconds[name] > limit / 2 else ""
             terminalreporter.line(f"{seconds[name]:7.1f} s  {name}{mark}")
         terminalreporter.line(f"{sum(seconds.values()):7.1f} s  {len(seconds)} notebooks in all")
+    notes = {kind: sorted({(report.nodeid.split("::")[0], value) for report in reports for key, value in
+                           getattr(report, "user_properties", ()) if key == kind}) for kind in (UNRECORDED, UNWATCHED)}
+    if notes[UNRECORDED]:
+        terminalreporter.section("without a record, and so not held to what the watch finds (tests/checks)")
+        terminalreporter.line(" ".join(name for name, _ in notes[UNRECORDED]))
+        for finding in filter(None, (found for _, found in notes[UNRECORDED])):
+            terminalreporter.line(finding)
+        terminalreporter.line("python -m tests.checks --changed makes what is missing")
+    if notes[UNWATCHED]:
+        terminalreporter.section("could not be watched to the end")
+        for name, why in notes[UNWATCHED]:
+            terminalreporter.line(f"{name}: {why}")
     if SCRATCH in config.stash and (attempts := network_attempts("-")):
         terminalreporter.section("network attempts outside the notebooks: the run fails", red=True)
         for attempt in attempts:
@@ -313,7 +331,12 @@ class NotebookFile(IPyNbFile):
         self.failed: NotebookCell | None = None
         self.run: Path | None = None  # the folder of this run
         quick_profile = not self.config.option.full
+        option = self.config.option
         self.limit = float(self.config.getini("quick_seconds")) if quick_profile else math.inf  # of processor time
+        # the shelf's own notebooks; the simulated device follows tensors by the same means as the watch
+        self.is_watched = quick_profile and not option.unwatched and not option.device and self.config.rootpath == ROOT
+        self.told: dict | None = None  # what the watch saw of the whole run
+        self.unwatched = ""  # why it saw nothing, or not all
 
     def collect(self) -> Iterator[pytest.Item]:
         try:
@@ -342,6 +365,11 @@ class NotebookFile(IPyNbFile):
         env = reader_environment() | {"IPYTHONDIR": str(self.run / "ipython"), "MCVP_NOTEBOOK": self.nodeid}
         imports = [line for cell in self.cells for line in forking.imports(cell.cell.source)]
         self.kernel = NotebookKernel(folder, env, self.run / "kernel.json", self.limit, server(self.session), imports)
+        if self.is_watched:
+            try:
+                watched.begin(self.kernel)
+            except watched.WatchError as error:
+                self.is_watched, self.unwatched = False, str(error)
 
     def run_through(self, number: int) -> None:
         """Run the cells up to this number that have not run: a cell asked for alone gets what stands before it."""
@@ -349,6 +377,15 @@ class NotebookFile(IPyNbFile):
             pytest.skip("an earlier cell of this notebook failed")
         while self.pending and self.pending[0].cell_num <= number:
             self.execute(self.pending.pop(0))
+
+    def end_watch(self) -> None:
+        """Ask the watch what it saw, once the last cell has run."""
+        if self.is_watched and self.kernel is not None:
+            try:
+                self.told = watched.end(self.kernel, self.nb)
+                self.unwatched = "\n".join(self.told["errors"])
+            except watched.WatchError as error:
+                self.unwatched = str(error)
 
     def run_answers(self) -> None:
         """Run the answers in code that stand in the notebook's text, after its last cell."""
@@ -382,6 +419,11 @@ class NotebookFile(IPyNbFile):
             return [f"{self.nodeid}: ran no code cell"]
         if self.kernel.processor_seconds() > self.limit:
             found.append(f"{self.nodeid}: {self.too_long()}")
+        if self.told is not None:
+            if self.config.option.tell:
+                watched.write(self.told, self.config.option.tell, self.nodeid)
+            else:
+                found += watched.findings(self.nodeid, self.nb, self.told)
         return found
 
     def too_long(self) -> str:
@@ -452,10 +494,16 @@ class WholeNotebook(pytest.Item):
         try:
             if not notebook.unreadable and not notebook.failed:
                 notebook.run_through(len(notebook.cells))
+                notebook.end_watch()
                 notebook.run_answers()
         finally:
             if notebook.kernel is not None:
                 self.user_properties.append((SECONDS, notebook.kernel.processor_seconds()))
+            if notebook.unwatched:
+                self.user_properties.append((UNWATCHED, notebook.unwatched))
+            if notebook.told and records.load(notebook.nodeid) is None:
+                found = watched.broken_rules(notebook.nodeid, notebook.nb, notebook.told)
+                self.user_properties.append((UNRECORDED, "\n".join(found)))
         if findings := notebook.findings():
             raise NotebookFailure("\n".join(findings))
         if notebook.failed:

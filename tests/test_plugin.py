@@ -4,6 +4,7 @@ That pytest is a subprocess: `pytester` would move the home folder, and with it 
 """
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import psutil
 import pytest
 
 from tests import plugin, quick
+from tests.checks import records
 from tests.notebooks import ROOT, write
 from tests.offline import SITE
 
@@ -288,6 +290,35 @@ def test_a_test_that_hangs_ends(shelf):
     (shelf.root / "tests/test_ordinary.py").write_text("import time\ndef test_hangs():\n    time.sleep(1000)\n")
     result = shelf.run("tests/test_ordinary.py", "-o", "timeout=2")
     assert result.tests["tests/test_ordinary.py::test_hangs"][0] == "FAILED" and "Timeout" in result.output
+
+
+def test_notebooks_are_watched(shelf):
+    """In the quick profile of the shelf's own notebooks, up to the last cell; what is found fails the last test.
+
+    Where there is no record it is listed only.
+    """
+    train = ("import torch\nfrom torch import nn\ntorch.manual_seed(0)\n"
+             "train_rows, val_rows = torch.rand(20, 3), torch.rand(20, 3)",
+             "model = nn.Linear(3, 1)\noptimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+             "for _ in range(3):\n    optimizer.zero_grad()\n    model(ROWS).mean().backward()\n    optimizer.step()")
+    shelf.add("Wrong.ipynb", *(cell.replace("ROWS", "val_rows") for cell in train))
+    shelf.add("Right.ipynb", *(cell.replace("ROWS", "train_rows") for cell in train))
+    (shelf.root / "conftest.py").write_text(
+        "from pathlib import Path\nfrom tests import plugin\nfrom tests.checks import records\n"
+        "plugin.ROOT = Path(__file__).parent\nrecords.FOLDER = plugin.ROOT / 'records'\n"
+        "pytest_plugins = ['tests.plugin']\n")
+    wrong = "Chapter01/Wrong.ipynb, code cell 2: rows of validation reached a training step [fit]"
+    result = shelf.run("-n", "0", "--tell", "told")
+    assert result.code == 0 and wrong in result.output, result.output
+    for name in ("Wrong", "Right"):
+        run = json.loads((shelf.root / f"told/Chapter01/{name}.json").read_text(encoding="utf-8"))
+        path = shelf.root / f"records/Chapter01/{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(records.make(run)), encoding="utf-8")
+    result = shelf.run("-n", "0")
+    assert failures(result, "Wrong") == {"notebook": wrong}, result.output
+    assert not failures(result, "Right") and not failures(result, "One"), result.output
+    assert shelf.run("-n", "0", "--unwatched", "Chapter01/Wrong.ipynb").code == 0
 
 
 def test_every_worker_forks_its_kernels(shelf):

@@ -8,7 +8,7 @@ from torchvision.utils import make_grid
 
 from tests.definitions import definitions
 
-lesson = definitions("Chapter02/Operations_on_tensors.ipynb", "centre_square", "difference", "broadcast_shape",
+lesson = definitions("Chapter02/Operations_on_tensors.ipynb", "center_square", "difference", "broadcast_shape",
                      "gather_rows", "grid_of", "tiles_of", "block_mean", "matmul_loops", "brighten", "brighten_")
 fixed = settings(deadline=None, max_examples=150)
 shapes = st.lists(st.sampled_from([0, 1, 1, 2, 3]), max_size=4).map(tuple)
@@ -93,9 +93,9 @@ def test_matmul_loops_keeps_nan_to_its_row():
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 451), (451, 300), (96, 96), (97, 500), (191, 192)])
-def test_centre_square_is_centred_and_scaled(height, width):
+def test_center_square_is_centered_and_scaled(height, width):
     photo = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    square = lesson.centre_square(photo, 96)
+    square = lesson.center_square(photo, 96)
     step = min(height, width) // 96
     assert square.shape == (3, 96, 96) and square.dtype == torch.float32
     top, left = (height - 96 * step) // 2, (width - 96 * step) // 2

@@ -13,7 +13,7 @@ from skimage import color
 
 from tests.definitions import definitions
 
-lesson = definitions("Chapter03/Inspecting_color_images.ipynb", "to_grey", "read_rgb", "largest_difference",
+lesson = definitions("Chapter03/Inspecting_color_images.ipynb", "to_gray", "read_rgb", "largest_difference",
                      "rgb_to_hsv", "mean_hue", "limits", "within", "intersection_over_union", "under_light", "overlap",
                      "composite")
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # torchvision 0.29
@@ -74,7 +74,7 @@ def test_mean_hue_is_the_circular_mean_of_scipy(hues):
 @fixed
 @given(images)
 def test_grey_is_that_of_opencv_and_pillow(image):
-    grey = lesson.to_grey(image)
+    grey = lesson.to_gray(image)
     assert np.abs(grey - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)).max() <= 1
     assert np.abs(grey - np.asarray(Image.fromarray(image).convert("L"))).max() <= 1
 

@@ -14,7 +14,7 @@ from tests.definitions import definitions
 
 lesson = definitions("Chapter03/Inspecting_grayscale_images.ipynb", "shrink_by_blocks", "histogram_by_loop",
                      "histogram",
-                     "stretch_table", "gamma_table", "equalise_table", "quantise", "rmse", "bilinear_at",
+                     "stretch_table", "gamma_table", "equalize_table", "quantize", "rmse", "bilinear_at",
                      "resize_matrix", "resize", "zone_plate")
 fixed = settings(deadline=None, max_examples=100)
 sides = st.integers(1, 12)
@@ -81,39 +81,39 @@ def test_gamma_below_one_brightens():
 @fixed
 @given(images | few_values)
 def test_equalising_is_that_of_opencv(image):
-    equalised = lesson.equalise_table(image)[image]
-    assert np.abs(equalised.astype(int) - cv2.equalizeHist(image)).max() <= 1  # OpenCV computes in single precision
-    assert equalised.dtype == np.uint8
+    equalized = lesson.equalize_table(image)[image]
+    assert np.abs(equalized.astype(int) - cv2.equalizeHist(image)).max() <= 1  # OpenCV computes in single precision
+    assert equalized.dtype == np.uint8
 
 
 @pytest.mark.parametrize("value", [0, 9, 255])
 def test_equalising_one_value_changes_nothing(value):
     image = np.full((3, 4), value, np.uint8)
-    assert np.array_equal(lesson.equalise_table(image)[image], image)
+    assert np.array_equal(lesson.equalize_table(image)[image], image)
 
 
 @fixed
 @given(hnp.arrays(np.float64, (5, 6), elements=st.floats(0, 255)), st.integers(2, 256), st.integers(0, 2**31))
-def test_quantise_takes_the_nearest_level_and_noise_at_most_the_next(image, levels, seed):
+def test_quantize_takes_the_nearest_level_and_noise_at_most_the_next(image, levels, seed):
     allowed = np.linspace(0, 255, levels)
     step = 255 / (levels - 1)
     noise = np.random.default_rng(seed).uniform(-0.5, 0.5, image.shape)
-    for result, furthest in ((lesson.quantise(image, levels), step / 2), (lesson.quantise(image, levels, noise), step)):
+    for result, furthest in ((lesson.quantize(image, levels), step / 2), (lesson.quantize(image, levels, noise), step)):
         assert np.abs(result[..., None] - allowed).min(axis=-1).max() < 1e-9
         assert np.abs(result - image).max() <= furthest + 1e-9
 
 
 def test_256_levels_keep_every_byte_and_two_are_black_and_white():
     every = np.arange(256, dtype=np.uint8)
-    np.testing.assert_allclose(lesson.quantise(every, 256), every, rtol=0, atol=1e-9)
-    assert np.unique(lesson.quantise(every, 2)).tolist() == [0, 255]
+    np.testing.assert_allclose(lesson.quantize(every, 256), every, rtol=0, atol=1e-9)
+    assert np.unique(lesson.quantize(every, 2)).tolist() == [0, 255]
 
 
 @pytest.mark.parametrize("value", [0, 3, 100, 127, 200, 252, 255])
 @pytest.mark.parametrize("levels", [2, 3, 8])
 def test_dithering_is_right_on_average(value, levels):
     noise = (np.arange(10_000) + 0.5) / 10_000 - 0.5  # evenly spread
-    dithered = lesson.quantise(np.full(10_000, value, np.uint8), levels, noise)
+    dithered = lesson.quantize(np.full(10_000, value, np.uint8), levels, noise)
     assert dithered.mean() == pytest.approx(value, abs=0.05)
 
 

@@ -1,9 +1,13 @@
 """What age_gender_torch_snippets.ipynb defines beyond the last notebook: two versions of one training, and lines."""
+import copy
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from tests.cells import run_cell
 from tests.chapter05.numbered import Numbered
@@ -12,14 +16,14 @@ from tests.definitions import definitions
 NOTEBOOK = "Chapter05/age_gender_torch_snippets.ipynb"
 QUICK = {"EPOCHS": 2, "BATCH_SIZE": 8, "WIDTH": 4}
 lesson = definitions(NOTEBOOK, "validate", "short_version", "long_version", "captions", "TwoHeads", "draw_history",
-                     "turned_digits", "lines_of", **QUICK)
+                     "turned_digits", "lines_of", "train_step", **QUICK)
 
 
 def random_data():
     generator = torch.Generator().manual_seed(0)
-    part = (torch.rand(20, 1, 28, 28, generator=generator), torch.arange(20) % 10, torch.arange(20) % 9,
-            torch.zeros(20))
-    return {"train": part, "val": part}
+    images = torch.rand(30, 1, 28, 28, generator=generator)
+    return {"train": (images[:20], torch.arange(20) % 10, torch.arange(20) % 9, torch.zeros(20)),
+            "val": (images[20:], torch.full((10,), 7), torch.full((10,), 0), torch.zeros(10))}
 
 
 def test_both_versions_record_the_same_numbers_and_end_with_the_same_weights(capsys):
@@ -30,8 +34,29 @@ def test_both_versions_record_the_same_numbers_and_end_with_the_same_weights(cap
     for name in ("trn_loss", "digit_error", "bins_off"):
         assert list(report.history(name)) == history[name].dropna().tolist()
     assert history["trn_loss"].notna().sum() == 2 * 2 and history["t"].max() == 2
+    for model in (one, two):  # the last row is of the validation digits
+        assert [history[name].iloc[-1] for name in ("digit_error", "bins_off")] == pytest.approx(
+            list(lesson.validate(model, *data["val"][:3])))
     other, _ = lesson.long_version(data, 1)
     assert not torch.equal(other.class_head.weight, two.class_head.weight)
+
+
+def test_a_step_learns_both_answers_in_training_mode_and_moves_the_schedule():
+    torch.manual_seed(0)
+    model = lesson.TwoHeads(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout(0.5)), 3, 10, 9).eval()
+    before = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.1)
+    images, digits, steps = torch.rand(6, 1, 2, 2), torch.arange(6), torch.arange(6) + 2
+    torch.manual_seed(1)
+    found = lesson.train_step(model, optimizer, schedule, images, digits, steps)
+    torch.manual_seed(1)
+    classes, scale = before.train()(images)
+    loss = F.cross_entropy(classes, digits) + F.cross_entropy(scale, steps)
+    loss.backward()
+    assert found == pytest.approx(loss.item()) and optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    for new, old in zip(model.parameters(), before.parameters()):
+        torch.testing.assert_close(new, old - 0.5 * old.grad)
 
 
 def test_validation_in_percent_and_bins():

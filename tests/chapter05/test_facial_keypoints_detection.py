@@ -414,3 +414,25 @@ def test_results_are_taken_from_where_they_belong():
         "test_nme_percent": 10, "test_nme_std_points": 100 * 0.1 / 2**0.5, "test_nme_other_kind_percent": 12,
         "mean_face_nme_percent": 30, "heat_maps_minus_coordinates_points": -3, "augmentation_coordinates_points": -12,
         "augmentation_heat_maps_points": -14, "test_pck_10_percent": 50, "frames": 7}, rel=1e-5)
+
+
+def test_frames_that_are_at_hand_are_parted_by_person(tmp_path):
+    """Every fourth of forty frames is missing; the people have four frames each, in clips of their own."""
+    (tmp_path / "training").mkdir()
+    names = [f"Person_{k // 4}_{k % 4}{k}.jpg" for k in range(40)]
+    for name in names[1:]:
+        if int(name.split("_")[2][1:-4]) % 4:
+            (tmp_path / "training" / name).touch()
+    pd.DataFrame({str(k): range(40) for k in range(136)}, index=names).to_csv(
+        tmp_path / "training_frames_keypoints.csv")
+    found = run_cell(
+        NOTEBOOK, "parts = {part: rows.to(device)", keypoint_folder=lambda url: tmp_path, URL="", SIDE=8, ZOOM=1,
+        CENTER=0.5,
+        device=torch.device("cpu"), TRAIN_SHARE=0.5, VALIDATION_SHARE=0.2, person_of=lesson.person_of,
+        split_by_person=lesson.split_by_person,
+        load_faces=lambda folder, table, *_: (torch.zeros(len(table), 3, 8, 8), torch.zeros(len(table), 68, 2)))
+    assert found["labeled"] == 40 and len(found["table"]) == len(found["images"]) == 30
+    people = {part: {names[int(found["table"].iloc[row, 0])].rpartition("_")[0] for row in rows.tolist()}
+              for part, rows in found["parts"].items()}
+    assert sorted(torch.cat(list(found["parts"].values())).tolist()) == list(range(30))
+    assert [len(some) for some in people.values()] == [5, 2, 3] and len(set.union(*people.values())) == 10

@@ -153,3 +153,13 @@ def test_results_are_taken_from_where_they_belong():
                      overlap=0.25, history=history, most_frequent=0.1)["results"]
     assert found == {"public_names": 100, "python_names_replaced": 1, "names_added_to_builtins": 3,
                      "remap_overlap_iou": 0.25, "val_accuracy": 0.75, "most_frequent_class_accuracy": 0.1}
+
+
+def test_the_twin_of_read_keeps_the_colors_in_their_order(tmp_path):
+    pixels = np.zeros((4, 5, 3), dtype=np.uint8)
+    pixels[..., 0], pixels[0, 0] = 250, (1, 2, 3)
+    Image.fromarray(pixels).save(tmp_path / "astronaut.png")
+    found = run_cell(NOTEBOOK, "same_pixels = bool(", folder=tmp_path, astronaut=read(tmp_path / "astronaut.png"))
+    assert found["same_pixels"] is True and (found["plain"] == pixels).all()
+    found = run_cell(NOTEBOOK, "same_pixels = bool(", folder=tmp_path, astronaut=pixels[..., ::-1])
+    assert found["same_pixels"] is False

@@ -3,6 +3,7 @@ import math
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -248,3 +249,23 @@ def test_pairs_are_parted_by_how_they_start_and_not_by_how_they_end():
     progress = {(row["optimizer"], row["start"]): row["progress"].tolist() for row in found["rows"]}
     assert progress == {("SGD", "in touch"): [0.5, 1], ("SGD", "apart"): [0, 1], ("Adam", "in touch"): [0.5, 1],
                         ("Adam", "apart"): [0, 1]}
+
+
+def test_gains_and_results_are_taken_from_where_they_belong():
+    final = pd.DataFrame({"mean": {("SGD", "apart", "IoU"): 0.1, ("SGD", "apart", "GIoU"): 0.6,
+                                   ("SGD", "in touch", "GIoU"): 0.9,
+                                   ("Adam", "apart", "IoU"): 0.2, ("Adam", "apart", "GIoU"): 0.5,
+                                   ("Adam", "in touch", "GIoU"): 0.8}, "std": 0.05})
+    name = "Chapter07/Calculating_intersection_over_union.ipynb"
+    gains = run_cell(name, "gains = {(kind, name)", final=final, OPTIMIZERS={"SGD": 0, "Adam": 0}, library={"GIoU": 0},
+                     REQUIRED_GAIN=0.2)["gains"]
+    assert gains == pytest.approx({("SGD", "GIoU"): 0.5, ("Adam", "GIoU"): 0.3})
+    with pytest.raises(AssertionError, match="only 0.30 better"):
+        run_cell(name, "gains = {(kind, name)", final=final, OPTIMIZERS={"SGD": 0, "Adam": 0}, library={"GIoU": 0},
+                 REQUIRED_GAIN=0.4)
+    found = run_cell(name, '"smallest_gain"', final=final, SHIFT=4, shifted={"RBC": 0.7}, gains=gains, slow=6.0,
+                     fast=2.0)
+    assert found["results"] == pytest.approx({
+        "SGD_IoU_apart_iou": 0.1, "SGD_GIoU_apart_iou": 0.6, "SGD_GIoU_in_touch_iou": 0.9, "Adam_IoU_apart_iou": 0.2,
+        "Adam_GIoU_apart_iou": 0.5, "Adam_GIoU_in_touch_iou": 0.8, "shift_4px_iou_RBC": 0.7, "smallest_gain": 0.3,
+        "loops_over_matrix_time": 3})

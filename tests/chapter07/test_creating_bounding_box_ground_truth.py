@@ -22,6 +22,7 @@ from torchvision import ops
 from torchvision.datasets import VOCDetection
 from torchvision.datasets.utils import extract_archive
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 CLASSES = ("Platelets", "RBC", "WBC")
@@ -347,3 +348,40 @@ def test_the_groups_are_disjoint():
     numbers = [number for group in lesson.SAME_FIELD for number in group]
     assert len(numbers) == len(set(numbers)) == 63 and len(lesson.SAME_FIELD) == 27
     assert all(list(group) == sorted(group) for group in lesson.SAME_FIELD)
+
+
+def test_results_are_taken_from_where_they_belong():
+    name = "Chapter07/Creating_bounding_box_ground_truth.ipynb"
+    agreed = pd.DataFrame({"class": ["RBC", "RBC", "WBC", "WBC"], "iou": [0.8, 0.1, 0.6, 0.7]})
+    found = run_cell(name, "missing = 1 - partner.mean()", agreed=agreed)
+    assert found["by_class"].loc["RBC"].round(3).tolist()[::2] == [0.8, 2]
+    assert found["by_class"]["without a partner (%)"].to_dict() == {"RBC": 50, "WBC": 0}
+    results = run_cell(
+        name, '"groups_torn_by_own_lists"', table=range(9), shared=7, torn=[1, 2], agreed=agreed,
+        partner=found["partner"],
+        missing=found["missing"], real=pd.DataFrame({"no area": [True, False], "wrong class": [True, True]}),
+        trips=pd.DataFrame({"largest error (px)": [2.0, 0.01], "exact": [0.5, 1.0]}),
+        found=pd.DataFrame({"wrong class": [90.0, 100.0], "no area": 100.0, "outside": [100.0, 98.0]}))["results"]
+    assert results == pytest.approx({
+        "boxes": 9, "boxes_without_area": 1, "largest_error_px": 0.01, "wrong_class_found_percent": 95,
+        "other_faults_found_percent": 99.5, "flagged_wrong_class": 2, "photos_of_shared_fields": 7,
+        "groups_torn_by_own_lists": 2, "agreement_iou": 0.7, "without_partner_percent": 25})
+
+
+def test_planted_faults_are_counted_where_they_were_planted():
+    """The audit flags row 0 as "a" and every row as "b"; "a" is planted in rows 0 and 1, "b" in row 2."""
+    kinds = np.array(["a", "a", "b"])
+    found = run_cell(
+        "Chapter07/Creating_bounding_box_ground_truth.ipynb", "real = audit(table,", SEEDS=(0, 1), PLANTED=5, W=640,
+        H=480, CLASSES=CLASSES, SAME_BOX=0.9, UNUSUAL=2, table="as it is", plant=lambda table, *_: ("planted", kinds),
+        audit=lambda table, *_: pd.DataFrame({"a": [True, False, False], "b": table == "planted"}))
+    assert found["found"].mean().to_dict() == {"a": 50, "b": 100} and found["real"].sum().to_dict() == {"a": 1, "b": 0}
+
+
+def test_the_own_lists_tear_groups_whose_photos_stand_in_two_of_them(tmp_path):
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    for part, numbers in (("train", (1, 2, 3)), ("val", (4,)), ("test", (5, 6))):
+        (tmp_path / f"ImageSets/Main/{part}.txt").write_text("\n".join(f"BloodImage_{k:05d}" for k in numbers))
+    found = run_cell("Chapter07/Creating_bounding_box_ground_truth.ipynb", "torn = [group for group in known",
+                     folder=tmp_path, known=[[1, 2], [3, 4], [5, 6], [2, 5, 6]])
+    assert found["torn"] == [[3, 4], [2, 5, 6]]

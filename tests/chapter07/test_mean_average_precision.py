@@ -2,6 +2,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision import ops
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.stored import assert_said
 
@@ -312,3 +314,45 @@ def test_the_text_says_what_the_stored_run_found():
                 "lift mAP from {as_it_is_mAP:.3f} to {platelets_mended_mAP:.3f}, mended red cells only to "
                 "{red_cells_mended_mAP:.3f}", "is {test_map50:.3f} on 91 test photos",
                 "between {test_map50_low:.3f} and {test_map50_high:.3f}")
+
+
+def test_test_photos_are_judged_by_their_own_truth_and_resampled_by_field():
+    """Photos are numbers; an AP is the sum of the photos' numbers, so it says whose detections met whose truth."""
+    test, asked = torch.tensor([4, 7, 9]), []
+    found = run_cell(
+        NOTEBOOK, "maps = bootstrap_maps(", kinds=[1, 2], CLASSES=["a", "b"], parts={"test": test}, RESAMPLES=50,
+        THRESHOLDS=torch.tensor([0.5, 0.75]), predictions={"val": [1, 2], "test": [4, 7, 9]},
+        targets={"val": [10, 20], "test": [40, 70, 90]}, fields=torch.arange(100, 112), train=[3],
+        boxes={3: torch.zeros(2, 4)}, labels={3: torch.tensor([1, 2])},
+        judge=lambda p, t, kind, thresholds: (p, t, kind),
+        pooled_ap=lambda one: torch.tensor([sum(p * t for p, t, _ in one) + one[0][2], 0.0]),
+        bootstrap_maps=lambda *arguments, seed: asked.append(arguments) or torch.arange(101.0)[:, None].expand(-1, 2),
+        ap_table=lambda some, truth, kinds, thresholds: torch.tensor([[len(some), 0.0], [sum(truth), 0.0]]))
+    total = 4 * 40 + 7 * 70 + 9 * 90
+    assert (found["test_map50"], found["test_map"]) == (total + 1.5, total / 2 + 0.75)
+    assert asked[0][1].tolist() == [104, 107, 109] and asked[0][2] == 50
+    assert (found["low"], found["high"]) == (2.5, 97.5) and found["baseline"] == (3 + 200) / 2
+
+
+def test_results_are_taken_from_where_they_belong():
+    hidden = pd.DataFrame({"mAP": [0.5, 0.4], "precision": [0.9, 0.3]}, index=["as it is", "red cells mended"])
+    found = run_cell(NOTEBOOK, '"largest_difference_to_torchmetrics"', test_map=0.3, test_map50=0.6, low=0.5, high=0.7,
+                     baseline=0.1, difference=1e-7, CLASSES=("Platelets", "RBC"), hidden=hidden,
+                     test_aps=torch.tensor([[0.25, 0.0], [0.75, 0.0]]))["results"]
+    assert found == {"test_map": 0.3, "test_map50": 0.6, "test_map50_low": 0.5, "test_map50_high": 0.7,
+                     "copied_map50": 0.1, "largest_difference_to_torchmetrics": 1e-7, "test_ap50_Platelets": 0.25,
+                     "test_ap50_RBC": 0.75, "as_it_is_mAP": 0.5, "as_it_is_precision": 0.9,
+                     "red_cells_mended_mAP": 0.4, "red_cells_mended_precision": 0.3}
+
+
+def test_curves_have_recall_across_and_a_dot_where_the_score_is():
+    precision = torch.tensor([1.0, 0.75, 0.5])
+    found = run_cell(NOTEBOOK, 'curves = {name: precision_recall(predictions["val"]', predictions={"val": "found"},
+                     targets={"val": "true"}, kinds=(1, 2), CLASSES=("Platelets", "RBC"), SCORE=0.5,
+                     precision_recall=lambda found, true, k: (torch.tensor([0.9, 0.6, 0.1]), precision,
+                                                              torch.tensor([0.1, 0.2, 0.3]) * k))
+    lines = [[values.tolist() for values in line.get_data()] for line in found["ax"].lines]
+    for k, (curve, dot) in enumerate(zip(lines[::2], lines[1::2]), start=1):
+        assert curve[0] == pytest.approx([0.1 * k, 0.2 * k, 0.3 * k]) and curve[1] == precision.tolist()
+        assert dot == [[pytest.approx(0.2 * k)], [0.75]]
+    assert found["ax"].get_title() == "The list as a whole finds 60% of the RBC; dots: score 0.5"

@@ -1,6 +1,7 @@
 """What Non_max_suppression.ipynb defines: greedy NMS, each class for itself, soft-NMS, the crowds, and the detector."""
 import math
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import ops
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 lesson = definitions(
@@ -354,3 +356,56 @@ def test_a_window_scores_as_its_colors_exceed_those_around_it():
     assert found["scores"].diff().le(0).all()
     for window, score in zip(found["boxes"].tolist(), found["scores"].tolist()):
         assert score == pytest.approx(expected[tuple(map(int, window))], abs=1e-4)
+
+
+def test_all_ways_are_tested_on_the_test_photos_with_what_was_chosen():
+    name = "Chapter07/Non_max_suppression.ipynb"
+    photos = {part: [{"boxes": torch.full((n, 4), float(n)), "scores": torch.full((n,), float(n)),
+                      "labels": torch.ones(n)}
+                     for n in sizes] for part, sizes in (("val", (1, 2)), ("test", (4, 6)))}
+    asked = []
+
+    def less(way, by):
+        def keep(one, value):
+            asked.append((way, len(one["scores"]), value))
+            return {key: values[by:] for key, values in one.items()}
+        return keep
+
+    found = run_cell(
+        name, 'final.insert(0, "mean AP"', raw=photos, targets={"val": "of val", "test": "of test"}, kinds=(1, 2, 3),
+        chosen={"NMS": 0.4, "soft-NMS": 0.7}, CLASSES=("a", "b", "c"), after_nms=less("NMS", 2),
+        after_soft_nms=less("soft-NMS", 1),
+        greedy_nms=lambda boxes, scores, value: asked.append(("across", len(scores), value)) or torch.arange(1),
+        class_aps=lambda some, truth, kinds: [len(some[0]["scores"]) / 10, len(some[1]["scores"]) / 10, 0.2]
+        if truth == "of test" else None)["final"]
+    assert asked == [(way, n, 0.7 if way == "soft-NMS" else 0.4) for way in ("across", "NMS", "soft-NMS") for n in (4,
+                                                                                                                    6)]
+    assert found["boxes for a photo"].to_dict() == {"no NMS": 5, "NMS across classes": 1, "NMS by class": 3,
+                                                    "soft-NMS by class": 4}
+    assert found["mean AP"].tolist() == pytest.approx([1.2 / 3, 0.4 / 3, 0.8 / 3, 1 / 3])
+    gain = run_cell(name, "assert gain > REQUIRED_GAIN", final=found + 0.3 * (found.index == "NMS by class")[:, None],
+                    REQUIRED_GAIN=0.1)["gain"]
+    assert gain == pytest.approx(0.3 - 0.4 / 3)
+    results = run_cell(name, '"largest_time_ms"', final=found, chosen={"NMS": 0.4, "soft-NMS": 0.7}, gain=0.5,
+                       crowd_table=pd.DataFrame({"gain_mean": [0.01, 0.02]}),
+                       worst={"torchvision, apart": 7.0, "ours, apart": 9.0})["results"]
+    assert results == pytest.approx({
+        "test_no_NMS": 1.2 / 3, "test_NMS_across_classes": 0.4 / 3, "test_NMS_by_class": 0.8 / 3,
+        "test_soft_NMS_by_class": 1 / 3, "chosen_threshold": 0.4, "chosen_sigma": 0.7, "gain": 0.5, "boxes_before": 5,
+        "boxes_after": 3, "soft_gain_crowd_0": 0.01, "soft_gain_crowd_1": 0.02, "largest_time_ms": 7})
+
+
+def test_in_a_crowd_the_setting_is_chosen_on_scenes_that_are_not_tested():
+    """Group 0 chooses; there 1 is the better value, in the other groups 2."""
+    def sweep(way, values, found, true, scenes):
+        by = 0.1 if way == "soft" else 0.0
+        return pd.DataFrame([{"spacing": spacing, "group": group, "value": value,
+                              "AP": by + spacing / 10 + (0.2 if (value == 1) == (group == 0) else 0)}
+                             for spacing in (1, 3) for group in (0, 1, 2) for value in (1, 2)])
+
+    found = run_cell("Chapter07/Non_max_suppression.ipynb", "crowd_table = pd.DataFrame", sweep=sweep, found=None,
+                     true=None, hard=sweep("hard", None, None, None, None), after_soft_nms="soft", SIGMAS=(), SCENES=3,
+                     SPACINGS=(1, 3))["crowd_table"]
+    assert found["NMS, chosen"].tolist() == [1, 1] and found["NMS, AP"].tolist() == ["0.100 ± 0.000", "0.300 ± 0.000"]
+    assert found["soft-NMS, AP"].tolist() == ["0.200 ± 0.000", "0.400 ± 0.000"]
+    assert found["gain_mean"].tolist() == pytest.approx([0.1, 0.1])

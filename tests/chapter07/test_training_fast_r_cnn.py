@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import ops
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.stored import assert_said
 
@@ -237,3 +238,38 @@ def test_the_text_says_what_the_stored_run_found():
                 "Fast R-CNN is {speedup:.1f} times as fast without the proposals",
                 "an mAP50 of {fast_test_map50:.3f} ± {fast_test_map50_std:.3f} and R-CNN {rcnn_test_map50:.3f}",
                 "({fast_test_map:.3f} and {rcnn_test_map:.3f})")
+
+
+def test_scores_and_speeds_are_of_the_detector_that_they_are_called_after():
+    tested = {(name, seed): {"map_50": torch.tensor(value + seed / 100), "map": torch.tensor(value / 2 + seed / 100)}
+              for name, value in (("R-CNN", 0.6), ("Fast R-CNN", 0.8)) for seed in (0, 1, 2)}
+    targets = {part: [{"boxes": torch.zeros(1, 4), "labels": torch.tensor([label])}]
+               for part, label in (("train", 1), ("test", 2))}
+    parts, copied = {"train": [0], "test": [1, 2, 3]}, []
+    found = run_cell(
+        NOTEBOOK, "copied_map50 = coco_map(", tested=tested, SEEDS=(0, 1, 2), choice={"R-CNN": 0, "Fast R-CNN": 0},
+        parts=parts, targets=targets,
+        coco_map=lambda some, truth: copied.append((some, truth)) or {"map_50": torch.tensor(0.05)})
+    score = found["score"]
+    assert score["map_50"].mean().to_dict() == pytest.approx({"R-CNN": 0.61, "Fast R-CNN": 0.81})
+    assert score["map"].mean().to_dict() == pytest.approx({"R-CNN": 0.31, "Fast R-CNN": 0.41})
+    (some, truth), = copied
+    assert truth is targets["test"] and [one["labels"].item() for one in some] == [1, 1, 1]
+    drawn = []
+    found = run_cell(
+        NOTEBOOK, "points = {name: (milliseconds[name]", slow={0: "slow"}, fast={0: "fast"}, SEEDS=(0,),
+        placed={2: (2,), 3: (3,)}, parts={"test": [2, 3, 4]}, TIMED=2, deviation=None, overlap=None, score=score,
+        both_ways=lambda k, slow, fast, *_: {"R-CNN": 0.01 * k, "Fast R-CNN": 0.002 * k} if slow == "slow" else 0,
+        draw_trade=lambda *arguments: drawn.extend(arguments))
+    assert found["milliseconds"].to_dict() == pytest.approx({"R-CNN": 25, "Fast R-CNN": 5})
+    assert found["speedup"] == pytest.approx(5) and drawn[1] == "Fast R-CNN: mAP 0.41 against 0.31, 5.0 times as fast"
+    assert drawn[0]["Fast R-CNN"][1] == pytest.approx([0.4, 0.41, 0.42])
+    results = run_cell(
+        NOTEBOOK, '"trunk_speedup"', score=score, copied_map50=0.05, milliseconds=found["milliseconds"], speedup=5.0,
+        proposal_ms=60.0, on_crops=8.0, on_photo=2.0, fast={0: nn.Linear(3, 2)}, SEEDS=(0,),
+        fast_seconds=[10, 20])["results"]
+    assert results == pytest.approx({
+        "fast_test_map50": 0.81, "fast_test_map50_std": 0.01, "fast_test_map": 0.41, "fast_test_map_std": 0.01,
+        "rcnn_test_map50": 0.61, "rcnn_test_map": 0.31, "copied_map50": 0.05, "fast_ms_per_photo": 5,
+        "rcnn_ms_per_photo": 25, "proposals_ms_per_photo": 60, "speedup": 5, "trunk_speedup": 4, "fast_parameters": 8,
+        "training_seconds_per_seed": 15})

@@ -1,5 +1,6 @@
 """What Training_RCNN.ipynb defines: proposals, labels, crops, box coding, losses, training, detections."""
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import nn
 from torchvision import ops
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 CLASSES = ("Platelets", "RBC", "WBC")
@@ -360,3 +362,61 @@ def test_the_truth_scores_one_and_another_class_nothing():
     wrong = [{**right[0], "labels": truth[0]["labels"] % 3 + 1}]
     assert lesson.coco_map(right, truth)["map"] == pytest.approx(1)
     assert lesson.coco_map(wrong, truth)["map_50"] < 0.5
+
+
+def tested():
+    """mAP50 and mAP by regression and seed: with regression 0.8 and 0.5, without 0.6 and 0.2, and 0.01 more a seed."""
+    return {(flag, seed): {"map_50": torch.tensor((0.8 if flag else 0.6) + seed / 100),
+                           "map": torch.tensor((0.5 if flag else 0.2) + seed / 100)}
+            for flag in (True, False) for seed in (0, 1, 2)}
+
+
+def test_the_test_photos_are_tested_with_and_without_regression_beside_boxes_of_training_photos():
+    parts = {"train": [0, 1], "val": [2], "test": [3, 4]}
+    targets = {part: [{"boxes": torch.full((2, 4), float(k)), "labels": torch.tensor([k, k])} for k in rows]
+               for part, rows in parts.items()}
+    found = run_cell(
+        "Chapter07/Training_RCNN.ipynb", 'base = {name: coco_map(found, targets["test"])', parts=parts, targets=targets,
+        share=torch.ones(4), proposals={k: torch.full((3, 4), float(k)) for k in range(5)}, height=3, width=4,
+        overlap=0.4, MOST=9, SEEDS=(0, 1), outputs={0: "first", 1: "second"}, placed="placed", deviation="deviation",
+        detections=lambda p, boxes, height, width, least, overlap, most: ("prior", boxes[0, 0].item()),
+        detect_all=lambda rows, outputs, placed, deviation, overlap, regression: (tuple(rows), outputs, regression),
+        coco_map=lambda found, truth: (found, [one["labels"][0].item() for one in truth]))
+    assert all(truth == [3, 4] for _, truth in (*found["base"].values(), *found["tested"].values()))
+    assert {key: value[0] for key, value in found["tested"].items()} == {
+        (flag, seed): ((3, 4), name, flag) for flag in (True, False) for seed, name in ((0, "first"), (1, "second"))}
+    assert found["base"]["class prior"][0] == [("prior", 3), ("prior", 4)]
+    copied = found["base"]["copied boxes"][0]
+    assert len(copied) == 2 and all(one["labels"][0] in (0, 1) and len(one["scores"]) == 2 for one in copied)
+
+
+def test_tables_and_results_are_taken_from_where_they_belong():
+    name = "Chapter07/Training_RCNN.ipynb"
+    base = {"copied boxes": {"map_50": torch.tensor(0.05), "map": torch.tensor(0.01)},
+            "class prior": {"map_50": torch.tensor(0.04), "map": torch.tensor(0.02)}}
+    found = run_cell(name, "score = {key: pd.DataFrame", tested=tested(), SEEDS=(0, 1, 2), base=base)
+    assert found["table"].to_numpy().tolist() == [
+        pytest.approx(row) for row in ([0.81, 0.01, 0.51, 0.01], [0.61, 0.01, 0.21, 0.01], [0.05, 0, 0.01, 0],
+                                       [0.04, 0, 0.02, 0])]
+    assert list(found["table"].index) == ["R-CNN", "R-CNN without regression", "copied boxes", "class prior"]
+    results = run_cell(
+        name, '"rcnn_test_map50_without_regression"', score=found["score"], base=base, SEEDS=(0,),
+        before=torch.tensor([0.5, 0.7]), after=torch.tensor([0.8, 0.9]), models={0: nn.Linear(3, 2)},
+        milliseconds=pd.Series({"proposals": 50.0, "cut": 1.0, "network": 2.0, "NMS": 4.0}))["results"]
+    assert results == pytest.approx({
+        "rcnn_test_map50": 0.81, "rcnn_test_map50_std": 0.01, "rcnn_test_map": 0.51, "rcnn_test_map_std": 0.01,
+        "rcnn_test_map50_without_regression": 0.61, "rcnn_test_map_without_regression": 0.21, "copied_map50": 0.05,
+        "prior_map50": 0.04, "mean_iou_before_regression": 0.6, "mean_iou_after_regression": 0.85,
+        "proposals_ms_per_photo": 50, "rcnn_ms_per_photo": 7, "rcnn_parameters": 8})
+
+
+def test_boxes_before_and_after_regression_are_those_of_the_test_photos():
+    target = torch.tensor([[0.0, 0, 10, 10]])
+    half, right = torch.tensor([[0.0, 0, 10, 5]]), target
+    found = run_cell(
+        "Chapter07/Training_RCNN.ipynb", "before, after = torch.cat(before)", parts={"val": [0], "test": [1]},
+        MATCH=0.5, proposals={0: torch.zeros(1, 4), 1: half}, boxes={0: torch.ones(1, 4), 1: target},
+        labels={1: torch.tensor([2])},
+        assign=lambda proposals, boxes, labels, least: (labels, boxes, ops.box_iou(proposals, boxes).diagonal()),
+        SEEDS=(5,), outputs={5: {1: (None, right)}}, deviation=None, decode=lambda moves, references, deviation: moves)
+    assert found["before"].tolist() == [0.5] and found["after"].tolist() == [1]

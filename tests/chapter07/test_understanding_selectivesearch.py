@@ -2,6 +2,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from skimage.segmentation import felzenszwalb
 from torchvision import ops
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 lesson = definitions(
@@ -285,3 +287,62 @@ def test_photos_become_floats():
 def test_iou_equals_torchvision():
     boxes = lesson.random_boxes(50, 64, 48, 0)
     torch.testing.assert_close(lesson.iou(boxes, boxes[:9]), ops.box_iou(boxes, boxes[:9]))
+
+
+NOTEBOOK = "Chapter07/Understanding_selectivesearch.ipynb"
+
+
+def overlap_table():
+    """IoU (seeds, cells, counts) of two methods; the last column is that of the budget."""
+    best = torch.tensor([[[0.4, 0.9, 0.6], [0.1, 0.2, 0.8], [0.0, 0.0, 0.3], [0.6, 0.6, 0.7]]])
+    return {"selective search": best, "random boxes": best * 0.75}
+
+
+def test_recalls_are_of_the_budget_and_by_the_classes_of_the_test_photos():
+    drawn = []
+    found = run_cell(NOTEBOOK, "at_budget = {name: values[:, 0]", overlaps=overlap_table(), COUNTS=(10, 20), BUDGET=15,
+                     draw_recalls=lambda *arguments: drawn.extend(arguments))
+    assert {name: values.tolist() for name, values in found["at_budget"].items()} == {
+        "selective search": [0.75], "random boxes": [0.5]}
+    assert found["curves"]["selective search"].tolist() == [[0.25, 0.5]] and drawn[0] is found["curves"]
+    assert drawn[-1].startswith("15 proposals cover 75% (selective search), 50%")
+    labels = {0: torch.tensor([1, 1]), 1: torch.tensor([2, 2]), 2: torch.tensor([3, 3])}
+    by_class = run_cell(NOTEBOOK, 'by_class.insert(0, "test boxes"', labels_of=labels, test=[2, 1],
+                        CLASSES=("a", "b", "c"),
+                        overlaps=overlap_table())["by_class"]
+    assert by_class["test boxes"].tolist() == [0, 2, 2]
+    assert by_class["selective search"].tolist()[1:] == [0.5, 1] and by_class["random boxes"].tolist()[1:] == [0.5, 0.5]
+    results = run_cell(
+        NOTEBOOK, '"seconds_a_run"', at_budget=found["at_budget"], by_class=by_class, CLASSES=("b", "c"), gain=0.25,
+        chosen="Lab 30", table=pd.DataFrame({"proposals": [5.0, 9.0]}, index=["RGB 15", "Lab 30"]),
+        overlaps=overlap_table(), seconds=pd.DataFrame({"sum (s)": [0.1, 0.4]}))["results"]
+    assert results == pytest.approx({
+        "recall_selective_search": 0.75, "recall_random_boxes": 0.5, "recall_b": 0.5, "recall_c": 1, "gain": 0.25,
+        "proposals": 9, "mean_best_iou": 0.6, "seconds_a_run": 0.4})
+
+
+def test_settings_are_chosen_on_validation_photos_by_recall_at_the_budget():
+    recalls = {("RGB", 15): ([0.6, 0.2], [0.9, 0.9]), ("Lab", 30): ([0.6, 0.6], [0.6, 0.2])}
+    asked = []
+
+    def overlaps_of(rows, truths, pools, counts):
+        asked.append((rows, counts))
+        return torch.tensor(recalls[pools[0]]).T
+
+    found = run_cell(NOTEBOOK, 'chosen = table[f"recall of {BUDGET}"].idxmax()', SEEDS=(0,), BUDGET=500, truths=None,
+                     choices={"RGB 15": [("RGB", 15)], "Lab 30": [("Lab", 30)]}, val=[7, 8], overlaps_of=overlaps_of,
+                     merged={setting: [setting, setting] for setting in recalls}, ranked=lambda some, seed: some[0])
+    assert found["chosen"] == "Lab 30" and asked == [([7, 8], (500, 10**6))] * 2
+    assert found["table"]["recall of 500"].tolist() == [0.5, 1] and found["table"]["recall of all"].tolist() == [1, 0.5]
+
+
+def test_the_comparison_is_made_on_test_photos_with_boxes_of_training_photos():
+    """A box is full of its photo's number."""
+    truths = {k: torch.full((2, 4), float(k)) for k in range(6)}
+    found = run_cell(
+        NOTEBOOK, "train_boxes = torch.cat(", photos=torch.zeros(6, 3, 30, 40), truths=truths, test=[4, 5],
+        parts={"train": torch.tensor([0, 2]), "val": torch.tensor([1, 3]), "test": torch.tensor([4, 5])}, MIN_SIZE=9,
+        choices={"best": [("RGB", 15), ("Lab", 30)], "other": []}, chosen="best", to_floats=lambda photo: photo,
+        merged_boxes=lambda photo, space, scale, least: (space, scale, least), tqdm=lambda rows, **_: rows)
+    assert found["train_boxes"][:, 0].tolist() == [0, 0, 2, 2] and (found["height"], found["width"]) == (30, 40)
+    assert found["tested"] == [[("RGB", 15, 9), ("Lab", 30, 9)]] * 2

@@ -3,6 +3,7 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, box_convert, box_iou, sigmoid_focal_loss
 from torchvision.ops.poolers import LevelMapper
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.stored import assert_shown
 
@@ -323,3 +325,28 @@ def test_stored_results_are_what_the_notebook_shows():
     assert results["gradient_of_positives_plain_percent"] < results["gradient_of_positives_sampled_percent"]
     assert results["rescued_pyramid_percent"] < results["rescued_one_map_percent"]
     assert results["positives_fcos"] > results["positives_pyramid"] > results["positives_one_map"] > 1
+
+
+def test_rules_are_compared_class_by_class_and_results_are_taken_from_where_they_belong():
+    classes = ["RBC", "RBC", "WBC"]
+    tables = {name: pd.DataFrame({"class": classes, "size": 1.0, "positives": positives, "best IoU": best})
+              for name, positives, best in (("one_map", [1, 2, 6], [0.6, 0.8, 0.9]),
+                                            ("pyramid", [3, 3, 9], [0.5, 0.6, 0.8]),
+                                            ("fcos", [0, 4, 8], 1.0))}
+    drawn = []
+    found = run_cell(NOTEBOOK, "rules = pd.DataFrame(", HIGH=0.7, draw_summary=drawn.append, **tables)
+    assert drawn[0].loc["RBC"].tolist() == [1.5, 3, 2, 1] and drawn[0].loc["WBC"].tolist() == [6, 9, 8, 1]
+    assert [some.tolist() for some in found["missed"].values()] == [[True, False, False], [True, True, False],
+                                                                    [True, False, False]]
+    results = run_cell(
+        NOTEBOOK, '"fcos_without_a_point_percent"', anchors=range(10), pyramid_anchors=range(20), points=range(30),
+        QUERIES=40, share=0.02, HIGH=0.7, cures={"a": 0.01, "b": 0.5, "c": 0.3, "d": 0.4}, largest_difference=1e-12,
+        **tables)["results"]
+    assert results == pytest.approx({
+        "positives_one_map": 3, "positives_pyramid": 5, "positives_fcos": 4, "outputs_one_map": 10,
+        "outputs_pyramid": 20,
+        "outputs_fcos": 30, "outputs_detr": 40, "positive_share_one_map_percent": 2, "rescued_one_map_percent": 100 / 3,
+        "rescued_pyramid_percent": 200 / 3, "gradient_of_positives_plain_percent": 1,
+        "gradient_of_positives_sampled_percent": 50, "gradient_of_positives_prior_percent": 30,
+        "gradient_of_positives_focal_percent": 40, "fcos_without_a_point_percent": 100 / 3,
+        "largest_difference_to_scipy": 1e-12})

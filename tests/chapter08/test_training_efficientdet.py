@@ -2,6 +2,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.stored import assert_said, assert_shown
 
@@ -328,3 +330,24 @@ def test_the_text_says_what_the_stored_runs_found():
                   f"{100 * results['test_map']:.1f} ± {100 * results['test_map_std']:.1f} %",
         f"has an mAP of {100 * ssd['test_map']:.1f} %", f"SSD takes {ssd['ms_per_photo']:.1f} ms")
     assert results["neck_gain_points"] < 0 and abs(results["weight_gain_points"]) < 2
+
+
+def test_gains_are_paired_by_seed_and_results_are_taken_from_where_they_belong():
+    runs = pd.DataFrame({"mAP50": 50.0, "mAP": [30.0, 31, 36, 39, 35, 36]}, index=pd.MultiIndex.from_product(
+        [("no neck", "equal weights", "learned weights"), (0, 1)]))
+    found = run_cell(NOTEBOOK, "neck_gain = (runs.loc", runs=runs, verdict=lambda some: "")
+    assert found["neck_gain"].tolist() == [5, 5] and found["weight_gain"].tolist() == [-1, -3]
+    speed = {way: {"ms a photo": 20.0 + k, "ms a photo, 8 at once": 15.0 + k, "million parameters": 0.3 + k,
+                   "billion multiply-adds": 0.2 + k} for k, way in enumerate(("learned weights", "no neck"))}
+    test_runs = pd.DataFrame({"mAP50": [80.0, 82, 84], "mAP": [40.0, 41, 42], "Platelets": 30.0, "RBC": 40.0,
+                              "WBC": 50.0})
+    results = run_cell(
+        NOTEBOOK, '"million_multiply_adds"', test_runs=test_runs, CLASSES=("Platelets", "RBC", "WBC"),
+        best_baseline=0.02,
+        neck_gain=np.array([4.0, 6]), weight_gain=np.array([-1.0, -3]), seconds=[10, 20], speed=speed)["results"]
+    assert results == pytest.approx({
+        "test_map50": 0.82, "test_map": 0.41, "test_map50_std": 0.02, "test_map_std": 0.01, "test_map_platelets": 0.3,
+        "test_map_rbc": 0.4, "test_map_wbc": 0.5, "baseline_map50": 0.02, "neck_gain_points": 5,
+        "neck_gain_std_points": 2**0.5, "weight_gain_points": -2, "weight_gain_std_points": 2**0.5,
+        "seconds_per_training": 15, "ms_per_photo": 20, "ms_per_photo_batch_8": 15, "parameters": 3e5,
+        "million_multiply_adds": 200})

@@ -2,6 +2,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from torchvision import ops
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 lesson = definitions(
@@ -302,3 +304,49 @@ def test_the_best_threshold():
 def test_best_overlaps():
     truth = [{"boxes": torch.tensor([[0, 0, 10, 10], [50, 50, 60, 60.0]])}]
     assert lesson.best_overlaps([torch.tensor([[0, 0, 10, 5.0], [0, 0, 10, 10]])], truth).tolist() == [1, 0]
+
+
+def seed_runs():
+    """Test scores in percent: rows are seeds."""
+    return pd.DataFrame({"mAP50": [80.0, 82, 84], "mAP": [40.0, 41, 42], "Platelets": 30.0, "RBC": 40.0, "WBC": 50.0})
+
+
+def test_results_are_taken_from_where_they_belong():
+    asked = []
+
+    def milliseconds(answer, photos, batch=1):
+        asked.append((len(photos), batch, answer("some")))
+        return 4.0 if batch == 1 else 2.0
+
+    covered = pd.DataFrame({"covered at IoU 0.5 (%)": [99.0, 98], "covered at IoU 0.75 (%)": [80.0, 75]},
+                           index=["proposals", "final boxes"])
+    found = run_cell(
+        "Chapter08/Training_Faster_RCNN.ipynb", '"covered_75_final_percent"', test_runs=seed_runs(), low=0.39,
+        high=0.43, CLASSES=("Platelets", "RBC", "WBC"), best_baseline=0.02, covered=covered, seconds=30, SEEDS=(3,),
+        models={3: nn.Linear(3, 2)}, test_photos=torch.zeros(60, 1), predict=lambda model, some: some,
+        milliseconds=milliseconds)["results"]
+    assert asked == [(21, 1, "some"), (48, 8, "some")]
+    assert found == pytest.approx({
+        "test_map50": 0.82, "test_map": 0.41, "test_map50_std": 0.02, "test_map_std": 0.01, "test_map_platelets": 0.3,
+        "test_map_rbc": 0.4, "test_map_wbc": 0.5, "map_low": 0.39, "map_high": 0.43, "baseline_map50": 0.02,
+        "covered_75_proposals_percent": 80, "covered_75_final_percent": 75, "seconds_per_training": 30,
+        "ms_per_photo": 4,
+        "ms_per_photo_batch_8": 2, "parameters": 8})
+
+
+def test_all_networks_are_tested_on_test_photos_beside_boxes_of_training_photos():
+    parts = {"train": [0], "val": [1], "test": [2, 3]}
+    truths = {part: [f"{part} {k}" for k in rows] for part, rows in parts.items()}
+    asked = []
+    found = run_cell(
+        "Chapter08/Training_Faster_RCNN.ipynb", "test_runs = pd.DataFrame({seed: summary(", parts=parts, scale=2.5,
+        size=(3, 4),
+        photos=torch.arange(4.0), truths=truths, models={0: "a", 1: "b"}, CLASSES=("x",),
+        rescaled=lambda some, scale: [f"{one} x {scale}" for one in some],
+        predict=lambda model, photos: [f"{model}{k:.0f}" for k in photos],
+        copied_boxes=lambda some, n, seed: [*some, "copied"], prior_boxes=lambda some, size, n: [*some, "prior"],
+        summary=lambda some, truth, classes: asked.append((some, truth)) or {"mAP50": len(asked), "mAP": 0.0})
+    of_test = ["test 2 x 2.5", "test 3 x 2.5"]
+    assert asked == [(["a2 x 2.5", "a3 x 2.5"], of_test), (["b2 x 2.5", "b3 x 2.5"], of_test),
+                     (["train 0 x 2.5", "copied x 2.5"], of_test), (["train 0 x 2.5", "prior x 2.5"], of_test)]
+    assert found["table"].loc["mAP50"].tolist() == pytest.approx([1.5, 0.5**0.5, 3, 4])

@@ -1,5 +1,6 @@
 """Default boxes, matching, hard negatives, MultiBox loss and detection of the SSD notebook."""
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,15 +11,16 @@ from torchvision.models.detection._utils import BoxCoder, SSDMatcher
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD, DefaultBoxGenerator
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 
 lesson = definitions(
     "Chapter08/Training_SSD.ipynb", "box_shapes", "default_boxes", "match_defaults", "training_targets",
     "hard_negatives", "multibox_loss", "SmallSSD", "small_ssd", "flip", "flipped_batch", "detect", "train_ssd",
-    "rescaled", "copied_boxes", "prior_boxes", "coco_map", "summary", "best_fit")  # fmt: skip
+    "rescaled", "copied_boxes", "prior_boxes", "coco_map", "summary", "best_fit", "CODER")  # fmt: skip
 quick = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10**6)
-CODER = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+CODER = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))  # torchvision's, for its SSD
 SCALES, RATIOS, STRIDES, SIZE = (0.1, 0.2, 0.4, 0.6), (4 / 3,), (8, 16, 32), (96, 128)
 DEFAULTS, LEVEL = lesson.default_boxes(SCALES, RATIOS, STRIDES, SIZE)
 
@@ -232,3 +234,49 @@ def test_summary_names_the_classes():
     twice = lesson.summary(lesson.rescaled(found, 2.5), lesson.rescaled(target, 2.5), ("a", "b", "c"))
     assert twice == pytest.approx(scores)
     assert np.isclose(lesson.coco_map(found, target)["map"], 0.5)
+
+
+def seed_runs():
+    """Test scores in percent: rows are seeds."""
+    return pd.DataFrame({"mAP50": [80.0, 82, 84], "mAP": [40.0, 41, 42], "Platelets": 30.0, "RBC": 40.0, "WBC": 50.0})
+
+
+def test_results_are_taken_from_where_they_belong():
+    asked = []
+
+    def milliseconds(answer, photos, batch=1):
+        asked.append((len(photos), batch, answer("some")))
+        return 4.0 if batch == 1 else 2.0
+
+    found = run_cell(
+        "Chapter08/Training_SSD.ipynb", '"hard_negative_gain_points"', test_runs=seed_runs(),
+        CLASSES=("Platelets", "RBC", "WBC"),
+        best_baseline=0.02, gain=pd.DataFrame({"mAP50": [9.0, 9], "mAP": [6.0, 8]}), seconds=30, SEEDS=(3,),
+        models={3: nn.Linear(3, 2)}, test_photos=torch.zeros(60, 1), defaults="boxes", CODER="coder",
+        detect=lambda model, some, defaults, coder: (some, defaults, coder), milliseconds=milliseconds)["results"]
+    assert asked == [(21, 1, ("some", "boxes", "coder")), (48, 8, ("some", "boxes", "coder"))]
+    assert found == pytest.approx({
+        "test_map50": 0.82, "test_map": 0.41, "test_map50_std": 0.02, "test_map_std": 0.01, "test_map_platelets": 0.3,
+        "test_map_rbc": 0.4, "test_map_wbc": 0.5, "baseline_map50": 0.02, "hard_negative_gain_points": 7,
+        "hard_negative_gain_std_points": 2**0.5, "seconds_per_training": 30, "ms_per_photo": 4,
+        "ms_per_photo_batch_8": 2, "parameters": 8})
+
+
+def test_moves_are_divided_by_ssds_deviations():
+    assert lesson.CODER.weights == CODER.weights
+
+
+def test_every_seed_is_trained_on_the_photos_and_boxes_of_the_training_part():
+    asked = []
+    found = run_cell(
+        "Chapter08/Training_SSD.ipynb", "train_photos, shapes = photos", photos=torch.arange(10.0), RATIOS=(2, 3),
+        SEEDS=(4, 5),
+        parts={"train": torch.tensor([7, 2, 9]), "val": torch.tensor([0, 1]), "test": torch.tensor([3])}, CHANNELS=8,
+        truths={"train": "of train", "val": "of val"}, CLASSES=("a", "b"), device="cpu", defaults="boxes",
+        CODER="coder", IOU=0.5,
+        NEGATIVES=3, STEPS=6, BATCH_SIZE=2, LEARNING_RATE=0.1,
+        small_ssd=lambda seed, channels, shapes, classes, device: nn.Linear(shapes, classes),
+        train_ssd=lambda model, photos, truths, *rest: asked.append((photos.tolist(), truths, rest)) or "history")
+    rest = ("boxes", "coder", 0.5, 3, 6, 2, 0.1)
+    assert asked == [([7, 2, 9], "of train", (*rest, 4)), ([7, 2, 9], "of train", (*rest, 5))]
+    assert found["models"][4].weight.shape == (3, 6) and set(found["histories"]) == {4, 5}

@@ -2,6 +2,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.stored import assert_said, assert_shown
 
@@ -251,3 +253,44 @@ def test_detections_are_a_hundred_at_most_and_the_best():
     assert len(found["scores"]) == 100 < len(every["scores"])
     assert all(torch.equal(found[name], every[name][:100]) for name in found)
     assert (found["scores"].diff() <= 0).all() and found["labels"].min() >= 1
+
+
+def test_effects_are_paired_differences_to_the_recipe_with_flips():
+    drawn = []
+    runs = pd.DataFrame([{"seed": seed, "recipe": recipe, "mAP50": value + 10 * seed, "loss": 0.0}
+                         for seed in (0, 1) for recipe, value in (("flips", 50), ("mosaic", 43), ("several scales",
+                                                                                                  41))])
+    curves = pd.DataFrame([{"seed": seed, "step": step, "weights": weights, "mAP50": value + seed / 10}
+                           for seed in (0, 1) for step, weights, value in (
+                               (60, "last", 0.2), (60, "averaged", 0.25), (90, "last", 0.3), (90, "averaged", 0.33),
+                               (300, "last", 0.5), (300, "averaged", 0.49))])
+    found = run_cell(NOTEBOOK, "effects = {", runs=runs, curves=curves, looks=[60, 90, 300], draw_effects=drawn.append,
+                     verdict=lambda differences: "")
+    assert {name: some.tolist() for name, some in found["effects"].items()} == {
+        "mosaic": [-7, -7], "several scales": [-9, -9], "averaging, step 60": pytest.approx([5, 5]),
+        "averaging, end": pytest.approx([-1, -1])}
+    assert drawn[0] is found["effects"]
+    mean = pd.DataFrame({"mAP50": [82.0, 1, 2, 3], "mAP": [43.0, 30, 40, 50]}, index=["all", "Platelets", "RBC", "WBC"])
+    results = run_cell(
+        NOTEBOOK, '"flips_validation_map50"', mean=mean, std=mean / 100, CLASSES=("Platelets", "RBC", "WBC"),
+        wide=found["wide"], best_baseline=0.02, speed={1: 2.2, 8: 1.6}, parameters=7, effects=found["effects"],
+        interval=lambda some: (some.mean(), 0.5))["results"]
+    assert results == pytest.approx({
+        "test_map50": 0.82, "test_map": 0.43, "test_map50_std": 0.0082, "test_map_std": 0.0043,
+        "test_map_platelets": 0.3,
+        "test_map_rbc": 0.4, "test_map_wbc": 0.5, "baseline_map50": 0.02, "ms_per_photo": 2.2,
+        "ms_per_photo_batch_8": 1.6,
+        "parameters": 7, "flips_validation_map50": 0.55, "mosaic_points": -7, "mosaic_reach_points": 0.5,
+        "scales_points": -9, "scales_reach_points": 0.5, "early_average_points": 5, "early_average_reach_points": 0.5,
+        "late_average_points": -1, "late_average_reach_points": 0.5})
+
+
+def test_times_are_of_one_photo_and_of_eight():
+    timed = []
+    found = run_cell(
+        NOTEBOOK, "speed = {batch: milliseconds(", models={0: nn.Linear(3, 2), 1: None}, SEEDS=(0,), SCORE=0.1,
+        OVERLAP=0.5,
+        images={"val": None, "test": torch.zeros(60, 2)}, device=torch.device("cpu"), detect=lambda model, some,
+        *_: None,
+        milliseconds=lambda answer, some, batch: timed.append((len(some), batch)) or 10.0 / batch)
+    assert found["speed"] == {1: 10, 8: 1.25} and timed == [(21, 1), (48, 8)] and found["parameters"] == 8

@@ -1,5 +1,8 @@
 """Label files, head, DFL and reading of boxes of the ultralytics notebook."""
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,11 +15,13 @@ from ultralytics import YOLO
 from ultralytics.utils.loss import DFLoss
 from ultralytics.utils.tal import make_anchors
 
+from tests.cells import run_cell
 from tests.definitions import definitions
+from tests.stored import assert_said
 
 lesson = definitions(
     "Chapter08/Training_YOLO_v8.ipynb", "yolo_lines", "write_dataset", "bccd_targets", "read_yolo", "photo_paths",
-    "head_outputs", "dfl_distances", "places", "head_boxes", "dfl_loss", "as_dict", "Recorder")  # fmt: skip
+    "head_outputs", "dfl_distances", "places", "head_boxes", "dfl_loss", "as_dict", "Recorder", "find")  # fmt: skip
 quick = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10**6)
 
@@ -154,3 +159,46 @@ def test_answers_count_from_1():
     one = lesson.as_dict(Answer())
     assert one["labels"].tolist() == [3] and one["labels"].dtype == torch.int64
     assert one["boxes"].tolist() == [[1, 2, 3, 4]] and one["scores"].tolist() == [0.5]
+
+
+def test_times_are_of_the_test_photos_as_ultralytics_reads_them():
+    """One photo at a time and eight, with as many threads as before, in OpenCV's order of colors."""
+    asked, timed, threads = [], [], torch.get_num_threads()
+    photos = {f"{part}{k}": torch.tensor([k, 100, 200], dtype=torch.uint8)[:, None, None].expand(3, 4, 6)
+              for part in ("val", "test") for k in range(60)}
+
+    def predict(images, imgsz, **options):
+        assert imgsz == 320 and all(isinstance(one, np.ndarray) for one in images)
+        asked.append([one[0, 0].tolist() for one in images])
+
+    def milliseconds(answer, some, batch):
+        timed.append((len(some), batch, torch.get_num_threads()))
+        answer(some[:batch])
+        return 10.0 / batch
+
+    torch.set_num_threads(threads + 1)  # as ultralytics may do
+    found = run_cell(
+        "Chapter08/Training_YOLO_v8.ipynb", "speed = {batch: milliseconds(", config=None, IMGSZ=320, threads=threads,
+        photo_paths=lambda config, part: [f"{part}{k}" for k in range(60)], read_photo=photos.get,
+        model=SimpleNamespace(predict=predict), milliseconds=milliseconds, device=torch.device("cpu"))
+    assert found["speed"] == {1: 10, 8: 1.25} and timed == [(21, 1, threads), (48, 8, threads)]
+    assert asked == [[[200, 100, 0]], [[200, 100, 0]], [[200, 100, k] for k in range(8)]]
+
+
+def test_results_are_taken_from_where_they_belong():
+    classes, names = ("Platelets", "RBC", "WBC"), ["mAP50", "mAP", "Platelets", "RBC", "WBC"]
+    table = pd.DataFrame({"yolo11n from scratch": [80.0, 50, 30, 40, 60], "copied boxes": 1.0}, index=names)
+    compared = pd.DataFrame({"ultralytics": [0.8, 0.51, 0, 0, 0], "torchmetrics": [0.8, 0.52, 0, 0, 0],
+                             "torchmetrics, cut at the border": [0.8, 0.55, 0, 0, 0]}, index=names)
+    found = run_cell("Chapter08/Training_YOLO_v8.ipynb", '"border_gain_points"', table=table, CLASSES=classes,
+                     best_baseline=0.02, compared=compared, speed={1: 9.0, 8: 4.0}, parameters=7,
+                     seconds=90.0)["results"]
+    assert found == pytest.approx({
+        "test_map50": 0.8, "test_map": 0.5, "test_map_platelets": 0.3, "test_map_rbc": 0.4, "test_map_wbc": 0.6,
+        "baseline_map50": 0.02, "ultralytics_map": 0.51, "torchmetrics_map": 0.52, "border_gain_points": 3,
+        "ms_per_photo": 9, "ms_per_photo_batch_8": 4, "parameters": 7, "training_minutes": 1.5})
+
+
+def test_the_text_says_what_the_stored_runs_found():
+    assert_said("Chapter08/Training_YOLO_v8.ipynb", "a photo takes {ms_per_photo:.1f} ms alone and "
+                "{ms_per_photo_batch_8:.1f} ms in a batch of eight")

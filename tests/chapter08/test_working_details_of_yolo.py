@@ -2,11 +2,13 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.ops import box_convert, box_iou, nms
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.stored import assert_shown
 
@@ -336,3 +338,22 @@ def test_stored_results_are_what_the_notebook_shows():
     assert results["copied_map_50"] < results["test_map_50"] < results["ceiling_map_50"]
     others = [value for name, value in results.items() if name.startswith("short_without_")]
     assert len(others) == 4 and results["short_whole_map_50"] > max(others)
+
+
+def test_lost_objects_and_results_are_taken_from_where_they_belong():
+    scenes = {"train": (None, [{"boxes": torch.zeros(3, 4)}]), "test": (None, [{"boxes": torch.zeros(1, 4)},
+                                                                               {"boxes": []}])}
+    targets = {"train": torch.zeros(1, 2, 5, 6), "test": torch.zeros(1, 2, 5, 6)}
+    targets["train"][0, 0, :2, 4] = targets["test"][0, 0, 0, 4] = 1  # two of three objects have a place, and one of one
+    found = run_cell(NOTEBOOK, "lost = 1 - sum(", scenes=scenes, targets=targets)
+    assert found["lost"] == pytest.approx(0.25) and found["filled"] == pytest.approx(0.2)
+    quality = pd.DataFrame({"mAP50": [0.9, 0.8, 0.1, 0.02], "mAP": [0.7, 0.6, 0.05, 0.01]},
+                           index=["what the grid allows", "trained network", "untrained network", "copied boxes"])
+    table = pd.DataFrame({("mAP50", "mean"): [0.5, 0.4], ("mAP50", "std"): [0.1, 0.1]},
+                         index=["all parts", "no sigmoid"])
+    results = run_cell(NOTEBOOK, '"places_with_an_object_percent"', trained=0.8, floor=0.02, quality=quality,
+                       parameters=7, lost=0.25, filled=0.2, table=table)["results"]
+    assert results == pytest.approx({
+        "test_map_50": 0.8, "test_map": 0.6, "copied_map_50": 0.02, "ceiling_map_50": 0.9, "untrained_map_50": 0.1,
+        "network_parameters": 7, "lost_objects_percent": 25, "places_with_an_object_percent": 20,
+        "short_all_parts_map_50": 0.5, "short_no_sigmoid_map_50": 0.4})

@@ -13,6 +13,7 @@ from torch import nn
 from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.notebooks import ROOT, code_cells, read
+from tests.stored import assert_said
 
 NOTEBOOK = "Chapter18/convert_to_onnx.ipynb"
 lesson = definitions(NOTEBOOK, "Preprocessing", "garment_net", "Served", "export", "session_of", "answers_of",
@@ -188,6 +189,17 @@ def test_the_accuracy_is_the_files_and_changes_are_counted():
     assert found["changed"] == 1100 and found["baseline"] == pytest.approx(0.1)  # 200 are wrong in both, and alike
 
 
+def test_each_file_is_asked_about_all_test_images():
+    right = torch.eye(10)[torch.arange(2000) % 10]
+    answers = {"in eval mode": right, "as written": right.roll(1, 0)}
+    answers["as written"][:500] = right[:500]
+    found = run_cell(
+        NOTEBOOK, "mode_accuracy = {", trials={name: name for name in answers}, accuracy_of=lesson.accuracy_of,
+        answers_of=lambda name, rows: answers[name][rows],
+        test_set=SimpleNamespace(data=torch.arange(2000), targets=torch.arange(2000) % 10))["mode_accuracy"]
+    assert found == {"in eval mode": 1, "as written": 0.25}
+
+
 def test_results_are_taken_from_where_they_belong(tmp_path):
     medians = run_cell(NOTEBOOK, "medians = pd.DataFrame", times=TIMES)["medians"]
     (tmp_path / "garments.onnx").write_bytes(bytes(5000))
@@ -196,11 +208,27 @@ def test_results_are_taken_from_where_they_belong(tmp_path):
         NOTEBOOK, '"test_accuracy": file_accuracy', file_accuracy=0.9, baseline=0.1, changed=3, compile_seconds=7.0,
         differences=pd.Series([1e-7, 1e-6]), garments=tmp_path / "garments.onnx", cost=cost, medians=medians,
         spread={"eval mode": 0.0, "training mode, optimized": 0.1, "training mode, as written": 0.8},
-        gain=medians.rdiv(medians["eager"], axis=0))["results"]
+        gain=medians.rdiv(medians["eager"], axis=0),
+        mode_accuracy={"eval mode": 0.9, "training mode, as written": 0.8})["results"]
     assert all(re.fullmatch(r"\w+", name) for name in found), "a key is not a name"
     expected = {"test_accuracy": 0.9, "most_frequent_class_accuracy": 0.1, "answers_changed": 3, "file_kb": 5,
                 "largest_difference": 1e-6, "torch_mb": 500, "onnxruntime_mb": 50, "spread_eval_mode": 0,
-                "spread_training_mode_as_written": 0.8, "compile_seconds": 7,
+                "spread_training_mode_as_written": 0.8, "accuracy_eval_mode": 0.9,
+                "accuracy_training_mode_as_written": 0.8, "compile_seconds": 7,
                 "garments_batch_1_1_threads_eager_ms": 200,
                 "resnet18_batch_8_1_threads_onnxruntime_ms": 200, "gain_batch_1": 4, "gain_large": 0.5}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_the_text_says_what_the_stored_run_found():
+    assert_said(
+        NOTEBOOK, "{garments_batch_1_1_threads_onnxruntime_ms:.3f} ms, eager PyTorch in "
+        "{garments_batch_1_1_threads_eager_ms:.3f} ms, and the compiled module in "
+        "{garments_batch_1_1_threads_compiled_ms:.3f} ms", "only {gain_large:.1f} times as fast as eager",
+        "({resnet18_batch_8_2_threads_onnxruntime_ms:.0f} ms in place of "
+        "{resnet18_batch_8_1_threads_onnxruntime_ms:.0f} ms",
+        "({garments_batch_1_2_threads_onnxruntime_ms:.3f} ms for one garment)",
+        "eager PyTorch took {garments_batch_256_2_threads_eager_ms:.0f} ms for 256 garments; with one thread it took "
+        "{garments_batch_256_1_threads_eager_ms:.0f} ms",
+        "is right for {accuracy_training_mode_as_written:.1%} of the test images, and the file from eval mode for "
+        "{accuracy_eval_mode:.1%}")
