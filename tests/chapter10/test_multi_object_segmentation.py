@@ -1,6 +1,7 @@
 """What Multi_object_segmentation.ipynb defines: targets, polygons, run lengths, overlaps, grids, fine-tuning."""
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from torchvision import ops
 from torchvision.datasets import CocoDetection
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from tests.cells import run_cell
 from tests.definitions import definitions
 from tests.notebooks import ROOT, code_cells, read
+from tests.stored import assert_said, assert_shown
 
 NOTEBOOK = "Chapter10/Multi_object_segmentation.ipynb"
 lesson = definitions(
@@ -262,3 +265,78 @@ def test_results_are_taken_from_the_row_that_they_name():
 def test_the_network_has_an_output_for_the_background():
     source = "\n".join(cell.source for cell in code_cells(read(ROOT / NOTEBOOK)))
     assert "new_heads(model, len(kinds) + 1)" in source
+
+
+def test_the_worst_large_object_is_shown_with_its_own_box():
+    boxes = torch.tensor([[0.0, 0, 30, 30], [5, 5, 35, 35], [40, 0, 42, 3]])
+    thin = torch.zeros(3, 40, 60, dtype=torch.bool)
+    thin[0, :30, :30] = True  # a full square: no grid harms it
+    thin[1, 5:35, 5:35] = torch.eye(30, dtype=torch.bool) | torch.eye(30, dtype=torch.bool).flip(0)
+    thin[2, :3, 40:42] = True  # too small
+    none = {"boxes": boxes[:0], "masks": thin[:0]}
+    space = run_cell(NOTEBOOK, "worst = []", targets=[none, {"boxes": boxes, "masks": thin}], LARGE=7,
+                     on_grid=lesson.on_grid, mask_overlaps=lesson.mask_overlaps)
+    assert torch.equal(space["mask"], thin[1:2]) and space["frame"].tolist() == [[5, 5, 35, 35]]
+    assert (space["row"], space["k"], space["x0"], space["y1"]) == (1, 1, 5, 35)
+
+
+def test_the_mean_over_classes_is_of_the_ellipses_and_can_be_weighted_by_objects(capsys):
+    judged = {"ellipse": {"classes": torch.tensor([3, 7, 9]), "map_per_class": torch.tensor([0.2, 0.8, 0.5])}}
+    targets = [{"labels": torch.tensor([3, 3, 7, 9, 9])}, {"labels": torch.tensor([3] * 10)}]
+    space = run_cell(NOTEBOOK, "map_per_class", judged=judged, targets=targets,
+                     names={3: "cat", 7: "dog", 8: "cow", 9: "bus"})
+    assert space["per_class"].to_dict("list") == {"objects": [12, 1, 2], "AP": pytest.approx([0.2, 0.8, 0.5])}
+    said = capsys.readouterr().out
+    assert "3 of 4 classes occur, 2 of them" in said
+    assert f"mean over classes 0.500, weighted by objects {(12 * 0.2 + 0.8 + 2 * 0.5) / 15:.3f}" in said
+    assert f"rare classes {np.std([0.8, 0.5], ddof=1):.2f}" in said
+
+
+def test_no_photo_is_in_two_parts_and_none_is_without_the_kinds():
+    photos, categories = list(range(100, 140)), {16: "bird", 17: "cat", 18: "dog", 44: "bottle"}
+    anns = {n: {"category_id": (16, 17, 44)[n % 3]} for n in range(40)}
+    coco = SimpleNamespace(anns=anns, getAnnIds=lambda number: [number - 100])
+    space = run_cell(NOTEBOOK, "kinds = {number", names=categories, KINDS=("cat", "bird"), SEED=0, VALIDATION=0.15,
+                     TEST=0.25, plain=SimpleNamespace(ids=photos, coco=coco))
+    assert space["kinds"] == {16: 1, 17: 2}
+    rows = [row for part in space["parts"].values() for row in part]
+    assert sorted(rows) == [row for row in range(40) if row % 3 != 2]
+    assert {part: len(some) for part, some in space["parts"].items()} == {"val": 4, "test": 6, "train": 17}
+
+
+def test_each_part_is_judged_by_its_own_targets_and_only_training_photos_train():
+    events = []
+    space = run_cell(
+        NOTEBOOK, "untrained_map = ", model=nn.Identity(), kinds={1: 1}, device="cpu", STEPS=1, BATCH_SIZE=2,
+        LEARNING_RATE=1.0, SEED=0, images="test photos", wanted="test truths", new_heads=lambda model, n: model,
+        data={part: (f"{part} photos", f"{part} truths") for part in ("train", "val", "test")},
+        predict_masks=lambda model, images, device: images,
+        fine_tune_masks=lambda model, images, targets, *_: events.append((images, targets)),
+        coco_map=lambda found, truths, **_: events.append((found, truths)) or {"map": torch.tensor(float(len(events)))})
+    val = ("val photos", "val truths")
+    assert events == [val, ("train photos", "train truths"), val, ("test photos", "test truths")]
+    found = run_cell(NOTEBOOK, "results |= ", results={}, before_map=0.5,
+                     **{name: space[name] for name in ("untrained_map", "after_map")})["results"]
+    assert found == {"before_test_mask_map": 0.5, "untrained_val_mask_map": 1.0, "after_test_mask_map": 4.0}
+
+
+def test_crowds_and_empty_photos_are_counted(capsys):
+    coco = SimpleNamespace(anns={1: {"iscrowd": 1}, 2: {"iscrowd": 0}, 3: {"iscrowd": 0}, 4: {"iscrowd": 0}},
+                           getAnnIds=lambda number: [] if number == 5 else [1])
+
+    class Photos:
+        ids = [5, 6, 7]
+
+        def __len__(self):
+            return 3
+
+    Photos.coco = coco
+    run_cell(NOTEBOOK, "crowds = sum", plain=Photos(), names={1: "a", 3: "b"})
+    assert "never used: [2]\n3 photos; 1 without an object; 4 annotations, 1 of them crowds" in capsys.readouterr().out
+
+
+def test_the_prose_says_what_the_stored_run_showed():
+    found = assert_shown(NOTEBOOK, "ellipses: mean over classes {ellipse_mask_map:.3f}",
+                         "{classes_that_occur:.0f} of 80 classes occur")
+    assert_said(NOTEBOOK, "the mean over classes was {ellipse_mask_map:.2f}")
+    assert round(100 - 100 * found["grid_7_mask_map"]) == 22 and found["grid_28_mask_map"] > 0.99
