@@ -59,7 +59,7 @@ HOSTS = {
     "localhost", "127.0.0.1", "0.0.0.0", "testserver",
     "pytorch.org", "docs.pytorch.org", "download.pytorch.org", "huggingface.co", "zenodo.org", "archive.ics.uci.edu",
     "cocodataset.org", "images.cocodataset.org", "www.robots.ox.ac.uk", "host.robots.ox.ac.uk",
-    "data.lhncbc.nlm.nih.gov",
+    "data.lhncbc.nlm.nih.gov", "efrosgans.eecs.berkeley.edu",
     "numpy.org", "scikit-learn.org", "scikit-image.org", "arxiv.org", "doi.org", "creativecommons.org", "www.w3.org",
 }
 ARCHIVES = r"https://github\.com/[\w.-]+/[\w.-]+/archive/[0-9a-f]{40}\.zip"  # of a repository at a commit: lasts, too

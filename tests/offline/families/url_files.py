@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import json
+import tarfile
 import tempfile
 import urllib.request
 import zipfile
@@ -29,7 +30,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 import tests.offline.learning as learning
 from tests.offline.downloads import Size
-from tests.offline.drawing import animals, blood, clips, faces, people, scenes
+from tests.offline.drawing import animals, blood, clips, faces, people, photos, scenes
 from tests.offline.drawing.canvas import Canvas
 
 SERVES = ("urllib.request", "requests", "pooch", "pandas.read_csv", "torch.hub.download_url_to_file",
@@ -341,6 +342,78 @@ def painting(seed: int, colors: tuple, size: tuple[int, int] = (400, 300)) -> Ca
     return make
 
 
+SR_SETS = {"bsd200": 24, "set5": 5, "set14": 14}  # folder of an archive for super-resolution: photos planted
+
+
+def super_resolution() -> Files:
+    """Photos in three folders, as PNG: upright and flat ones for training, two test sets, in which three are gray.
+
+    They are windows of real photos, sharp, and of half the side of the real ones.
+    """
+    rng = np.random.default_rng(109)
+    for folder, count in SR_SETS.items():
+        for number in range(1, count + 1):
+            size = ((240, 160), (160, 240))[number % 2] if folder == "bsd200" else (128 + 12 * number, 144)
+            picture = photos.background(size, rng, ("china", "flower", "coffee", "grass"), blur=0).astype(np.uint8)
+            if folder == "set14" and number in (3, 4, 10):
+                picture = np.asarray(Image.fromarray(picture).convert("L"))
+            name = f"{10_000 + 1_073 * number}" if folder == "bsd200" else f"img_{number:03d}"
+            yield f"data/{folder}/{name}.png", encoded(picture, "PNG")
+
+
+def zebra(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A picture of a horse without its brown, under dark stripes: what tells the two piles apart."""
+    height, width = picture.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    stripes = np.sin((x + 0.4 * y) / 7 + rng.uniform(0, 6)) > 0.3
+    gray = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2) * 0.6 + 90
+    return np.where(stripes[..., None], 0.35 * gray, gray).clip(0, 255).astype(np.uint8)
+
+
+def horses_and_zebras() -> Files:
+    """Two piles of photos of 256 pixels, each with photos for training and for testing; no number is a pair."""
+    rng = np.random.default_rng(110)
+    for pile, prefix in (("A", "n02381460"), ("B", "n02391049")):
+        for part, count in (("train", 16), ("test", 6)):
+            for number in range(count):
+                picture = scenes.single("horse", 256, rng)
+                yield (f"horse2zebra/{part}{pile}/{prefix}_{1000 + 37 * number}.jpg",
+                       encoded(picture if pile == "A" else zebra(picture, rng)))
+
+
+def facades() -> bytes:
+    """An archive of pairs, 512 by 256 pixels: the photo of a house at the left, its label map at the right."""
+    rng, file = np.random.default_rng(111), io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for part, count in FACADES.items():
+            for number in range(1, count + 1):
+                content = encoded(np.concatenate(house(256, rng), axis=1))
+                entry = tarfile.TarInfo(f"facades/{part}/{number}.jpg")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
+
+
+FACADES = {"train": 16, "val": 4, "test": 5}  # split: pairs planted
+FACADE_COLORS = ((0, 0, 170), (0, 0, 255), (0, 85, 255), (0, 170, 255), (255, 85, 0))  # background, wall, window, ...
+
+
+def house(side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Photo and label map of a house of windows in rows, uint8 (side, side, 3) each."""
+    labels = np.zeros((side, side), dtype=int)
+    top, rows, columns = int(rng.integers(10, 60)), int(rng.integers(2, 5)), int(rng.integers(2, 5))
+    labels[top:] = 1
+    height, width = (side - top) // rows, side // columns
+    for row in range(rows):
+        for column in range(columns):
+            y, x = top + row * height + height // 4, column * width + width // 4
+            labels[y:y + height // 2, x:x + width // 2] = 4 if row == rows - 1 and column == 0 else 2
+    paint = np.stack([rng.uniform(120, 220, 3), rng.uniform(90, 220, 3), rng.uniform(20, 80, 3),
+                      rng.uniform(60, 160, 3), rng.uniform(50, 110, 3)])
+    photo = paint[labels] + rng.normal(0, 8, (side, side, 3))
+    return photo.clip(0, 255).astype(np.uint8), np.array(FACADE_COLORS, dtype=np.uint8)[labels]
+
+
 KITTI_ROWS = (  # of three frames: name, size (height, width, length), where the floor's middle is, turn
     (("Pedestrian", (1.9, 0.5, 1.2), (1.8, 1.5, 8.4), 0.0),),
     (("Truck", (2.9, 2.6, 12.3), (0.5, 1.5, 69.4), -1.56), ("Car", (1.7, 1.9, 3.7), (-16.5, 2.4, 58.5), 1.57),
@@ -435,6 +508,40 @@ def use_bccd(folder: Path) -> None:
             kinds.add(one.find("name").text)
             empty += x0 == x1 or y0 == y1
     assert kinds == {"Platelets", "RBC", "WBC"} and empty == 1
+
+
+def use_super_resolution(folder: Path) -> None:
+    """Photos of three folders; bicubic enlargement loses detail in them, as it does in real ones."""
+    for name, count in SR_SETS.items():
+        opened = [Image.open(path) for path in sorted((folder / "data" / name).glob("*.png"))]
+        assert len(opened) == count
+        assert {one.mode for one in opened} == ({"RGB", "L"} if name == "set14" else {"RGB"})
+        for one in opened:
+            small = one.resize([side // 4 for side in one.size], Image.Resampling.BICUBIC)
+            back = small.resize(one.size, Image.Resampling.BICUBIC)
+            assert np.square(np.asarray(one, dtype=float) - np.asarray(back, dtype=float)).mean() > 5
+
+
+def use_horses(folder: Path) -> None:
+    """Four folders of color photos of 256 pixels; zebras are less colorful than horses."""
+    color = {}
+    for part in ("trainA", "trainB", "testA", "testB"):
+        opened = [np.asarray(Image.open(path), dtype=float) for path in sorted((folder / part).glob("*.jpg"))]
+        assert len(opened) >= 6 and {one.shape for one in opened} == {(256, 256, 3)}
+        color[part] = np.mean([np.ptp(one, axis=2).mean() for one in opened])
+    assert color["trainA"] > 1.5 * color["trainB"] and color["testA"] > 1.5 * color["testB"]
+
+
+def use_facades(url: str) -> None:
+    """Three splits of pairs, twice as wide as high; the right half has the few colors of a label map."""
+    with tempfile.TemporaryDirectory() as folder:
+        download_and_extract_archive(url, folder)
+        for part, count in FACADES.items():
+            opened = [np.asarray(Image.open(path)) for path in (Path(folder) / "facades" / part).glob("*.jpg")]
+            assert len(opened) == count and {one.shape for one in opened} == {(256, 512, 3)}
+            for one in opened:
+                photo, labels = ((half // 32).reshape(-1, 3) for half in (one[:, :256], one[:, 256:]))
+                assert labels[:, 2].mean() > 4 and len(np.unique(labels, axis=0)) < len(np.unique(photo, axis=0))
 
 
 def use_raccoons(folder: Path) -> None:
@@ -618,6 +725,12 @@ ENTRIES: dict[str, tuple[str, Url]] = {
                         "Apache-2.0; COCO's annotations CC BY 4.0"),
     "MMAction2": at_commit("open-mmlab/mmaction2", "4d6c93474730cad2f25e51109adcf96824efc7a3", action_clips,
                            use_action_clips, "Apache-2.0"),
+    "super-resolution": at_commit("jiny2001/dcscn-super-resolution", "27d8f11cd8b5d58de0b91128b4b6c72375c69e16",
+                                  super_resolution, use_super_resolution, "MIT; photos of BSDS500 for research"),
+    "horses and zebras": ("https://efrosgans.eecs.berkeley.edu/cyclegan/datasets/horse2zebra.zip", Url(
+        packed(horses_and_zebras), unpacked(use_horses, "horse2zebra"), licence="ImageNet: research")),
+    "facades": ("https://efrosgans.eecs.berkeley.edu/pix2pix/datasets/facades.tar.gz", Url(
+        facades, use_facades, licence="CMP Facades: research")),
     "Penn-Fudan": ("https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip", Url(
         packed(penn_fudan), unpacked(use_penn_fudan))),
     "COCO photos": ("http://images.cocodataset.org/zips/val2017.zip", Url(
