@@ -1,6 +1,8 @@
 """One contract for the training loops of chapters 3 and 4: an epoch equals plain PyTorch on the same rows and rates.
 
 The parameters afterwards, the learning rates seen, the loss and accuracy reported, with a last batch that is smaller.
+And in every notebook what a function is given and what the parameters cell sets is used.
+
 What only a whole notebook shows (schedules, seeds, rows) is watched while it runs: tests/checks/kernel.
 """
 from __future__ import annotations
@@ -12,9 +14,10 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
+from nbformat import NotebookNode
 
 from tests.definitions import parse
-from tests.notebooks import code_cells, name_of, notebooks, read
+from tests.notebooks import code_cells, name_of, notebooks, read, tagged
 from tests.test_conventions import CONVERSIONS, conversion, prepared, with_definition
 
 BATCH = 5  # of 23 images: the last batch has three
@@ -127,3 +130,18 @@ def test_what_a_function_is_given_it_uses():
     wrong = {name_of(path): names for path in notebooks()
              if (names := [name for cell in code_cells(read(path)) for name in unused(cell.source)])}
     assert not wrong, f"given and never used: {wrong}"
+
+
+def idle_parameters(notebook: NotebookNode) -> list[str]:
+    """What the parameters cell sets and no other cell reads: a number or a seed stands where it should."""
+    cells = {id(cell): parse(cell.source) for cell in tagged(notebook, "parameters")}
+    given = [target.id for tree in cells.values() for node in tree.body if isinstance(node, ast.Assign)
+             for target in node.targets if isinstance(target, ast.Name)]
+    read_elsewhere = {node.id for cell in code_cells(notebook) if id(cell) not in cells
+                      for node in ast.walk(parse(cell.source)) if isinstance(node, ast.Name)}
+    return [name for name in given if name not in read_elsewhere]
+
+
+def test_parameters_are_used():
+    idle = {name_of(path): names for path in notebooks() if (names := idle_parameters(read(path)))}
+    assert not idle, f"set in the parameters cell and never used: {idle}"

@@ -11,6 +11,8 @@ WRONG = {
     "def judge():\n    return loss, accuracy\naccuracy, loss = judge()": "accuracy and loss take what judge returns",
     "results = {'loss': found.accuracy.item(), 'accuracy': float(found.loss)}": "the entries 'loss' and 'acc",
     "results = {'test_accuracy': val_accuracy}": "'test_accuracy' speaks of test and is val_accuracy",
+    "results = {'answer': difference, 'difference': model(x).item()}": "the entry 'answer' holds difference, and",
+    "pd.DataFrame({'a': losses, 'b': 1, 'c': losses})": "the entries 'a' and 'c' of a frame are both losses",
     "results['test_loss'] = found['val']['loss']": "results['test_loss'] speaks of test and is",
     "test_accuracy = round(val_accuracy, 3)": "test_accuracy speaks of test and is",
     "print(f'chosen on validation rows, test accuracy {val_accuracy:.3f}')": "the text 'test accuracy' speaks of test",

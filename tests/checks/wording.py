@@ -138,8 +138,11 @@ def entries(node: ast.Dict) -> Iterator[str]:
     for (first, a), (second, b) in itertools.combinations(pairs, 2):
         if crosswise((words(first), words_of(a)), (words(second), words_of(b))):
             yield f"the entries {first!r} and {second!r} hold {ast.unparse(a)} and {ast.unparse(b)}"
+    known = {key.value: value for key, value in zip(node.keys, node.values) if isinstance(key, ast.Constant)}
     for key, value in pairs:
         yield from of_another_set(repr(key), words(key), value)
+        if isinstance(value, ast.Name) and value.id in set(known) - {key} and ast.unparse(known[value.id]) != value.id:
+            yield f"the entry {key!r} holds {value.id}, and the entry {value.id!r} does not"
 
 
 def assigned(node: ast.Assign) -> Iterator[str]:
@@ -183,7 +186,7 @@ def texts(node: ast.JoinedStr) -> Iterator[str]:
 
 
 def twice(tree: ast.AST) -> Iterator[str]:
-    """Two lines of the same axes with the same label; two entries of `results` of the same expression."""
+    """Two lines of the same axes with the same label; two entries of `results` or a frame of the same expression."""
     seen: dict[tuple, ast.Call] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and name_of(node) in PLOTS and isinstance(node.func, ast.Attribute):
@@ -193,12 +196,15 @@ def twice(tree: ast.AST) -> Iterator[str]:
                     if key in seen and ast.unparse(seen[key]) != ast.unparse(node):
                         yield f"two things drawn on {key[0]} have the label {key[1]!r}"
                     seen[key] = node
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "results" and isinstance(
-                node.value, ast.Dict):
-            known: dict[str, str] = {}
-            for key, value in zip(node.value.keys, node.value.values):
-                text = ast.unparse(value)
-                if isinstance(key, ast.Constant) and not isinstance(value, ast.Constant):
-                    if text in known:
-                        yield f"the entries {known[text]!r} and {key.value!r} of results are both {text}"
-                    known[text] = key.value
+        entries, where = None, ""
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "results":
+            entries, where = node.value, "results"
+        elif isinstance(node, ast.Call) and name_of(node) == "DataFrame" and node.args:
+            entries, where = node.args[0], "a frame"
+        known: dict[str, str] = {}
+        for key, value in zip(entries.keys, entries.values) if isinstance(entries, ast.Dict) else ():
+            text = ast.unparse(value)
+            if isinstance(key, ast.Constant) and not isinstance(value, ast.Constant):
+                if text in known:
+                    yield f"the entries {known[text]!r} and {key.value!r} of {where} are both {text}"
+                known[text] = key.value
