@@ -21,7 +21,7 @@ NOTEBOOK = "Chapter10/Human_pose_detection.ipynb"
 lesson = definitions(
     NOTEBOOK, "oks", "coco_oks", "SIGMAS", "NAMES", "BONES", "FIGURE_BONES", "FIGURE_NAMES", "heat_maps", "peaks",
     "joint_angle", "count_repetitions", "pck", "read_people", "pose_joints", "draw_stick_figure", "draw_poses",
-    "squat_clip", "heat_map_loss", "pose_network", "coordinate_network", "train_pose", "outputs_of", "predict_maps",
+    "squat_clip", "heat_map_loss", "pose_network", "coordinate_network", "train_pose", "raw_outputs", "predict_maps",
     "limb", "mean_angle")
 quick = settings(deadline=None, max_examples=40)
 seeds = st.integers(0, 10**6)
@@ -207,18 +207,18 @@ def test_the_competitor_puts_out_shares_of_the_side_and_learns():
     images, joints = lesson.draw_poses(4, 0, 64)
     torch.manual_seed(0)
     model = lesson.coordinate_network(8, 13, 64)
-    assert lesson.outputs_of(model, images).shape == (4, 13, 2) and not model.training
+    assert lesson.raw_outputs(model, images).shape == (4, 13, 2) and not model.training
     convolutions = [[tuple(m.weight.shape) for m in some.modules() if isinstance(m, torch.nn.Conv2d)]
                     for some in (model, lesson.pose_network(8, 13))]
     assert convolutions[0] == convolutions[1][:4]  # the first half is the same
     lesson.train_pose(model, images, joints / 64, torch.nn.functional.l1_loss, 100, 4, 1e-2, 0)
-    assert lesson.pck(64 * lesson.outputs_of(model, images), joints, 0.1)[0] > 0.6
+    assert lesson.pck(64 * lesson.raw_outputs(model, images), joints, 0.1)[0] > 0.6
 
 
 def test_parts_of_a_hundred_are_put_together_in_their_order():
     images = torch.arange(230.0).view(230, 1, 1, 1)
     model = torch.nn.BatchNorm2d(1)  # in training mode the answer would depend on the others
-    torch.testing.assert_close(lesson.outputs_of(model, images), images, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(lesson.raw_outputs(model, images), images, rtol=1e-4, atol=1e-4)
 
 
 def test_the_mean_angle_leaves_out_what_cannot_be_told():
@@ -285,7 +285,7 @@ def test_each_way_is_judged_by_its_own_answers():
         NOTEBOOK, "answers = [(", train_joints=torch.ones(5, 13, 2), test_joints=joints, test_images="tested",
         SEEDS=(3, 4), models={3: "m3", 4: "m4"}, competitors={3: 0.5, 4: 0.25}, SIDE=64, NEAR=0.1,
         predict_maps=lambda model, images: f"{model} {images}", peaks=lambda maps, refine=True: (maps, refine),
-        outputs_of=lambda model, images: model, pck=lambda found, true, near: (found, true is joints and near))
+        raw_outputs=lambda model, images: model, pck=lambda found, true, near: (found, true is joints and near))
     found = {(row["way"], row["seed"]): row["PCK (%)"] for row in space["rows"]}
     assert torch.equal(found.pop(("mean pose", 0)), torch.ones(2, 13, 2))
     assert found == {**{("heat maps, refined", k): (f"m{k} tested", True) for k in (3, 4)},

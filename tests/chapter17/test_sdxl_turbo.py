@@ -14,7 +14,7 @@ from torch import nn
 from tests.definitions import definitions
 
 lesson = definitions("Chapter17/SDXL-Turbo.ipynb", "train_judge", "Latents", "exact_denoiser", "noise_levels", "walk",
-                     "path_of", "frechet_distance", "readability", "Student", "teacher_step", "consistency_loss",
+                     "path_of", "frechet_between", "readability", "Student", "teacher_step", "consistency_loss",
                      "distill", "jump", "seconds_of", "paint")
 
 
@@ -112,10 +112,10 @@ def test_frechet_distance(n, m, d):
     ca, cb = (np.atleast_2d(np.cov(x.numpy().T)) for x in (a, b))
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum().item() + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real)
     if d > 1:
-        assert lesson.frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
-        assert lesson.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+        assert lesson.frechet_between(a, b) == pytest.approx(expected, rel=1e-6)
+        assert lesson.frechet_between(a, a) == pytest.approx(0, abs=1e-6)
         same = torch.zeros(10, d, dtype=torch.float64)  # one picture again and again
-        assert lesson.frechet_distance(same, b) == pytest.approx((b.mean(0) ** 2).sum().item() + np.trace(cb), rel=1e-6)
+        assert lesson.frechet_between(same, b) == pytest.approx((b.mean(0) ** 2).sum().item() + np.trace(cb), rel=1e-6)
 
 
 def test_latents_are_whitened_principal_components():
