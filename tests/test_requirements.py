@@ -93,7 +93,7 @@ def test_whatever_is_imported_is_listed():
     files = [ROOT / "conftest.py", *ROOT.glob("tests/**/*.py"), *ROOT.glob("Chapter*/**/*.py")]
     code = [ast.parse(path.read_text(encoding="utf-8")) for path in files if not {".venv", "venv"} & set(path.parts)]
     code += [tree for path in notebooks() for _, tree in trees(lesson_at(path))]
-    own = {path.stem for path in files}
+    own = {path.parent.name if path.stem == "__init__" else path.stem for path in files}
     unlisted = {module for module in imports(code) - own if not packages(module) & LISTED.keys()}
     assert not unlisted, "add them to requirements.txt"
 

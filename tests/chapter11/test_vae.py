@@ -18,7 +18,7 @@ from tests.stored import assert_said, assert_shown
 NOTEBOOK = "Chapter11/VAE.ipynb"
 CPU = torch.device("cpu")
 lesson = definitions(NOTEBOOK, "VAE", "reconstruction_loss", "autoencoder_loss", "vae_loss", "kl_to_standard",
-                     "elbo_terms", "frechet_distance", "fitted_codes", "verdict_on", "loss_with_the_mistake", "film_of",
+                     "elbo_terms", "frechet_of_codes", "fitted_codes", "verdict_on", "loss_with_the_mistake", "film_of",
                      "Judge", "label_loss", "judged", "train_autoencoder")
 
 
@@ -150,9 +150,9 @@ def test_frechet_distance_is_that_by_scipys_square_root(kind):
     C_a, C_b = (np.cov(one.double().numpy().T) for one in (a, b))
     shift = ((a.double().mean(0) - b.double().mean(0)) ** 2).sum().item()
     expected = shift + np.trace(C_a + C_b - 2 * np.real(sqrtm(C_a @ C_b)))
-    assert lesson.frechet_distance(a, b) == pytest.approx(expected, rel=1e-3, abs=1e-3)
-    assert lesson.frechet_distance(b, a) == pytest.approx(lesson.frechet_distance(a, b), abs=1e-6)
-    assert lesson.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert lesson.frechet_of_codes(a, b) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert lesson.frechet_of_codes(b, a) == pytest.approx(lesson.frechet_of_codes(a, b), abs=1e-6)
+    assert lesson.frechet_of_codes(a, a) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("cloud", [False, True])
@@ -176,7 +176,7 @@ def test_the_verdict_compares_features_of_both():
     pictures, real = digits(90), digits(80, 1) ** 2
     found = lesson.verdict_on(judge, pictures, real, 0.2)
     with torch.no_grad():
-        expected = lesson.frechet_distance(judge.features(pictures), judge.features(real))
+        expected = lesson.frechet_of_codes(judge.features(pictures), judge.features(real))
     assert found["Fréchet distance"] == pytest.approx(expected)
     said = {key: found[key] for key in ("confidence", "recognized", "rarest digit")}
     assert said == lesson.judged(judge, pictures, 0.2)
