@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from tests.definitions import definitions
 from tests.notebooks import ROOT, code_cells, read
 from tests.stored import assert_shown
+from tests.structure import trees
 
 NOTEBOOK = "Chapter09/Semantic_Segmentation_with_U_Net.ipynb"
 CPU = torch.device("cpu")
@@ -379,14 +380,14 @@ def test_a_stages_skip_goes_to_the_level_of_its_size():
 
 def calls_of(function):
     """The arguments, as source, of every call of a function at the top of the notebook's code cells."""
-    trees = [ast.parse(cell.source) for cell in code_cells(read(ROOT / NOTEBOOK))]
-    return [[ast.unparse(argument) for argument in node.args] for tree in trees for node in ast.walk(tree)
+    return [[ast.unparse(argument) for argument in node.args]
+            for _, tree in trees(read(ROOT / NOTEBOOK)) for node in ast.walk(tree)
             if isinstance(node, ast.Call) and ast.unparse(node.func) == function]
 
 
 def source_of(name):
     """The value, as source, of the one assignment to a name at the top of the notebook."""
-    nodes = [node for cell in code_cells(read(ROOT / NOTEBOOK)) for node in ast.parse(cell.source).body]
+    nodes = [node for _, tree in trees(read(ROOT / NOTEBOOK)) for node in tree.body]
     found = [ast.unparse(node.value) for node in nodes
              if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name]
     assert len(found) == 1, f"{name}: {len(found)} assignments"
