@@ -63,8 +63,9 @@ HOSTS = {
     "numpy.org", "scikit-learn.org", "scikit-image.org", "arxiv.org", "doi.org", "creativecommons.org", "www.w3.org",
 }
 ARCHIVES = r"https://github\.com/[\w.-]+/[\w.-]+/archive/[0-9a-f]{40}\.zip"  # of a repository at a commit: lasts, too
+RAW_FILES = r"https://raw\.githubusercontent\.com/[\w.-]+/[\w.-]+/[0-9a-f]{40}/[\w./-]+"  # likewise, a single file
 PERSONAL_HOSTS = (r"(drive|docs)\.google\.com|\bgdown\b|dropbox\.com|\bbit\.ly|tinyurl\.com|onedrive|1drv\.ms|mega\.nz"
-                  r"|imgur\.com|raw\.githubusercontent\.com|amazonaws\.com")
+                  r"|imgur\.com|amazonaws\.com")
 LOGINS = (r"notebook_login|interpreter_login|\bimport\b.*\blogin\b|(hub|wandb)\.login|kaggle\.json|KAGGLE_KEY"
           r"|\bgetpass\b|\bHF_TOKEN\b|HUGGING_FACE_HUB_TOKEN|use_auth_token|\bapi_key\s*=|_API_KEY\b|\buserdata\b")
 SECRETS = {
@@ -753,7 +754,7 @@ def lasting_hosts(notebook: NotebookNode, path: Path) -> Iterator[str]:
     """Code fetches from homes that last: no personal drive, short link or stranger's repository."""
     yield from in_code(notebook, PERSONAL_HOSTS, "not a home that lasts: use torchvision, the hub or a package")
     for number, tree in trees(notebook):
-        texts = "\n".join(text for text in texts_in(tree) if not re.fullmatch(ARCHIVES, text))
+        texts = "\n".join(text for text in texts_in(tree) if not re.fullmatch(f"{ARCHIVES}|{RAW_FILES}", text))
         for host in re.findall(r"\b[A-Za-z][\w+.-]*://([^/\s\"'<>?#]*)", texts):
             if host.partition(":")[0] not in {*HOSTS, ""}:
                 yield f"cell {number}: {host} is not a known home of data: see HOSTS in tests/structure.py"
