@@ -378,6 +378,48 @@ def test_adversarial_training_is_one_long_step_of_pgd_and_its_networks_are_measu
     assert some["accuracy"].tolist() == [1, 10, 11] and some["seed"].tolist() == [0, 0, 1]
 
 
+def test_files_are_made_of_the_attacked_photos_and_keep_their_columns():
+    asked = []
+
+    def pgd(network, x, y, epsilon, step, steps, generator):
+        return f"{network} at {255 * epsilon:g}"
+
+    class File:
+        """A file that says what it is made of; its distance from the photo is 0."""
+
+        def __init__(self, text):
+            self.text = text
+
+        def __sub__(self, other):
+            return torch.zeros(1)
+
+    found = run_cell(
+        NOTEBOOK, "png, jpeg = through_file", SEEDS=(0, 1), networks={0: "A", 1: "B"}, LARGE=8, ATTACK_STEPS=2,
+        x=0, y=0, pgd=pgd, through_file=lambda adv, kind, **options: File(f"{adv} as {kind}"),
+        logits_of=lambda network, some: asked.append((network, getattr(some, "text", some))) or asked[-1],
+        accuracy=lambda shown, y: {"PNG": 0.2, "JPEG": 0.3}.get(shown[1].partition(" as ")[2], 0.1))["filed"]
+    assert asked[:3] == [("A", "A at 0"), ("A", "A at 0 as PNG"), ("A", "A at 0 as JPEG")]
+    assert {network == shown[0] for network, shown in asked} == {True}
+    assert found["tensor", "mean"].tolist() == pytest.approx([10] * 4)
+    assert found["PNG", "mean"].tolist() == pytest.approx([20] * 4)
+    assert found["JPEG", "mean"].tolist() == pytest.approx([30] * 4)
+
+
+def test_the_robust_network_is_asked_about_stronger_and_about_foreign_attacks():
+    pairs = []
+
+    def pgd(network, x, y, epsilon, step, steps, generator):
+        return f"{network}, {steps} steps"
+
+    found = run_cell(
+        NOTEBOOK, "foreign = pgd(networks[seed]", SEEDS=(0,), networks={0: "usual"}, robust={0: "robust"}, LARGE=8,
+        ATTACK_STEPS=10, x=0, y=0, pgd=pgd, logits_of=lambda network, shown: pairs.append((network, shown)) or shown,
+        accuracy=lambda shown, y: {"robust, 10 steps": 0.4, "robust, 30 steps": 0.3, "usual, 10 steps": 0.6}[shown])
+    assert {network for network, _ in pairs} == {"robust"}
+    assert found["honest"].iloc[0].to_dict() == pytest.approx(
+        {"10 steps": 40, "30 steps": 30, "made on the usual network": 60})
+
+
 def measured_table():
     values = {"trained as usual": {"noise": 80, "FGSM": 20, "PGD": 10},
               "trained on attacked photos": {"noise": 77, "FGSM": 50, "PGD": 45}}

@@ -186,10 +186,12 @@ def test_the_first_swap_goes_from_ada_to_bo():
 
 
 def test_the_measured_swaps_are_the_trained_ones_and_keep_their_names():
-    def new_swapper(seed, shared, device):
-        return [nn.Identity(), nn.Identity()], [nn.Identity(), nn.Flatten(0) if shared else nn.Flatten(1)]
+    trained, made = [], []
 
-    trained = []
+    def new_swapper(seed, shared, device):
+        made.append([nn.Identity(), nn.Identity()])
+        return made[-1], [nn.Identity(), nn.Flatten(0) if shared else nn.Flatten(1)]
+
     first = nn.Sequential(nn.Identity(), nn.Flatten(0))
     found = run_cell(
         NOTEBOOK, 'name = "swap, shared encoder" if shared', SEEDS=(0, 1), swapper=first, rows=[], device=CPU, STEPS=1,
@@ -200,6 +202,8 @@ def test_the_measured_swaps_are_the_trained_ones_and_keep_their_names():
         ("swap, shared encoder", 1), ("swap, separate encoders", 2)]
     assert found["swappers"][0, True] is first and len(found["swappers"]) == 4
     assert [seed for _, seed in trained] == [0, 1, 1]
+    for swapper, encoders in zip(list(found["swappers"].values())[1:], made, strict=True):
+        assert swapper[0] is encoders[0]
     for (_, shared), swapper in found["swappers"].items():
         assert swapper[1].start_dim == (0 if shared else 1)
 
@@ -237,6 +241,30 @@ class Constant(nn.Module):
 
     def forward(self, x):
         return self.answer[:len(x)]
+
+
+def test_swaps_are_compared_with_ada_with_bo_and_with_the_truth():
+    found = run_cell(NOTEBOOK, '("random picture of Bo", test["Bo"][0])', ada="ada", test={"Bo": ("bo", 0, 0)},
+                     truth="truth", pose="pose", who="who", reader="reader",
+                     measure_swap=lambda *given: {"shown": " ".join(given)})["rows"]
+    assert [(row["picture"], row["shown"]) for row in found] == [
+        ("Ada as she is", "ada pose truth who reader"), ("random picture of Bo", "bo pose truth who reader"),
+        ("perfect swap", "truth pose truth who reader")]
+
+
+def test_the_figure_draws_each_number_of_the_pose_against_itself():
+    import matplotlib.pyplot as plt
+
+    draw = definitions(NOTEBOOK, "draw_points").draw_points
+    known = torch.arange(15.0).view(3, 5)
+    plt.close("all")
+    draw(known, {"a": known + 100, "b": known + 200}, lesson.POSE, "title")
+    for ax, place in zip(plt.gcf().axes, (0, 2, 4), strict=True):
+        assert ax.get_xlabel().startswith(lesson.POSE[place])
+        for line, shift in zip(ax.lines, (100, 200)):
+            assert line.get_xdata().tolist() == known[:, place].tolist()
+            assert line.get_ydata().tolist() == (known[:, place] + shift).tolist()
+    plt.close("all")
 
 
 # ---- the detectors
