@@ -262,16 +262,25 @@ def test_the_gain_is_that_of_more_replicas():
     found = run_cell(
         NOTEBOOK, '"batch_norm_difference"', training_difference=0.5, one=losses, two=two, group="group", batch="batch",
         mistake="mistake", test_accuracy=0.9, baseline=0.1, lost_accuracy=0.2, embedding_difference=1e-7, gain=2.0,
-        served_difference=1e-6, throughput=throughput, names=list(settings))["results"]
+        served_difference=1e-6, throughput=throughput, names=list(settings), ray_data_seconds=9.0, direct_seconds=0.5,
+        one_seconds={"group": 8.0, "batch": 7.0}, two_seconds={"group": 5.0, "batch": 6.0, "mistake": 4.0})["results"]
     assert found == pytest.approx({
         "training_difference": 0.5, "batch_norm_difference": 1, "undivided_batch_difference": 3, "test_accuracy": 0.9,
         "most_frequent_class_accuracy": 0.1, "order_lost_accuracy": 0.2, "embedding_difference": 1e-7,
-        "served_difference": 1e-6, "photo_gain": 2, "garments_per_second_1_replica": 105,
+        "training_seconds_1_worker": 8, "training_seconds_2_workers": 5, "ray_data_seconds": 9,
+        "one_process_seconds": 0.5, "served_difference": 1e-6, "photo_gain": 2, "garments_per_second_1_replica": 105,
         "garments_per_second_replicas": 115, "garments_per_second_no_batching": 90, "photos_per_second_1_replica": 5,
         "photos_per_second_replicas": 10})
 
 
-def test_a_worker_reports_its_losses_and_the_weights_of_the_first_variant(notebook, monkeypatch):
+def test_seconds_are_compared_variant_by_variant():
+    found = run_cell(NOTEBOOK, 'training["times as fast"]', group="group", batch="batch",
+                     one_seconds={"group": 8.0, "batch": 6.0},
+                     two_seconds={"group": 5.0, "batch": 6.0, "mistake": 4.0})["training"]
+    assert found.loc["group"].tolist() == [8, 5, 1.6] and found.loc["batch"].tolist() == [6, 6, 1]
+
+
+def test_a_worker_reports_its_losses_and_seconds_and_the_weights_of_the_first_variant(notebook, monkeypatch):
     from tests.definitions import definitions
 
     lesson = definitions(NOTEBOOK, "train_on_worker")
@@ -296,7 +305,7 @@ def test_a_worker_reports_its_losses_and_the_weights_of_the_first_variant(notebo
     assert all(torch.equal(start, expected) for start in starts), "every worker and variant starts from the seed"
     metrics, network, rank = reported[0]
     assert {name: metrics[name] for name in variants} == {"group": [1.0], "batch": [2.0], "mistake": [3.0]}
-    assert rank == 1
+    assert rank == 1 and all(metrics[f"seconds, {name}"] >= 0 for name in variants)
     assert network[-1].bias.unique().tolist() == [1] and network[-1].bias.dtype == torch.float32
 
 
